@@ -1,0 +1,101 @@
+"""Every error agent_cache raises, in one tree.
+
+::
+
+    AgentCacheError
+    ├── ConfigurationError (ValueError)      a decorator, session or configure() was given something wrong
+    ├── UnkeyableArgumentError (TypeError)   an argument that cannot be part of a key, with its path
+    ├── UnstorableResultError (TypeError)    a result that would not come back equal; it is returned, not stored
+    ├── BackendError                         a backend could not do its work
+    └── AgentLoopDetectedError               a session's loop policy stopped a call
+    NoEffect (Exception)                     raised BY a write tool: "nothing was changed", not an error of ours
+
+A tool's own exceptions pass through untouched and never appear here. This
+module imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent_cache.model import LoopEvent
+
+__all__ = [
+    "AgentCacheError",
+    "AgentLoopDetectedError",
+    "BackendError",
+    "ConfigurationError",
+    "NoEffect",
+    "UnkeyableArgumentError",
+    "UnstorableResultError",
+]
+
+
+class AgentCacheError(Exception):
+    """Root of all errors raised by agent_cache itself."""
+
+
+class ConfigurationError(AgentCacheError, ValueError):
+    """A parameter of ours has a wrong value; the text names parameter, value and fix."""
+
+    def __init__(self, parameter: str, value: object, fix: str) -> None:
+        self.parameter = parameter
+        self.value = value
+        self.fix = fix
+        super().__init__(f"{parameter}={value!r}: {fix}")
+
+
+class UnkeyableArgumentError(AgentCacheError, TypeError):
+    """An argument has no canonical form, so the call cannot be cached.
+
+    ``path`` says where in the arguments it stands (``ctx.client``, ``items[3]``).
+    """
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"argument {path!r} cannot be part of a cache key: {why}")
+
+
+class UnstorableResultError(AgentCacheError, TypeError):
+    """A result cannot be stored faithfully; ``reason`` is short and countable."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+class BackendError(AgentCacheError):
+    """A backend could not do its work. Never reaches a tool's caller."""
+
+
+class AgentLoopDetectedError(AgentCacheError):
+    """The session's loop policy stopped this call before it ran.
+
+    Attributes:
+        tool: the tool's name.
+        arguments: the call's arguments by parameter name, as shown in the event (text, shortened).
+        kind: ``"repeat"``, ``"alternation"``, ``"cycle"`` or ``"depth"``.
+        count: how many equal calls, cycles or steps were seen before this one.
+        evidence: the calls that led here, oldest first.
+        event: the whole :class:`~agent_cache.LoopEvent`.
+    """
+
+    def __init__(self, event: LoopEvent) -> None:
+        self.event = event
+        self.tool: str = event.tool
+        self.arguments: dict[str, str] = dict(event.arguments)
+        self.kind: str = event.kind
+        self.count: int = event.count
+        self.evidence: tuple[Any, ...] = event.calls
+        super().__init__(event.hint)
+
+
+class NoEffect(Exception):  # noqa: N818 - it reports an outcome, not a failure of ours
+    """Raise (a subclass of) this in a write tool that changed nothing.
+
+    The cache then keeps what it had: a write declared to have had no effect is not a write.
+    The exception still reaches the caller.
+    """
