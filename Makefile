@@ -1,0 +1,91 @@
+# Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
+#   make demo | test | soak | lint | replay | bench-hit | notebook | clean
+#   make test PYTHON=python3.13        another interpreter (the environment is made anew)
+#   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# One stamp per thing installed, newer than pyproject.toml while it is up to date; the first names the interpreter.
+ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test soak lint format replay bench-hit notebook clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
+
+demo: $(VENV)/.stamp-demo
+	$(PY) examples/support_desk/run.py $(ARGS)
+
+test: $(VENV)/.stamp-test
+	$(PY) -m pytest $(ARGS)
+
+soak: $(VENV)/.stamp-test
+	HYPOTHESIS_PROFILE=soak $(PY) -m pytest -m soak $(ARGS)
+
+lint: $(VENV)/.stamp-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(PY)
+	$(BIN)/lint-imports
+
+format: $(VENV)/.stamp-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+replay: $(VENV)/.stamp-rivals
+	$(PY) benchmarks/replay.py $(ARGS)
+
+bench-hit: $(VENV)/.stamp-rivals
+	$(PY) benchmarks/hit.py $(ARGS)
+
+notebook: $(VENV)/.stamp-notebook
+	$(PY) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+
+# --- environments ---------------------------------------------------------------------------------------------------
+
+$(VENV)/.stamp-demo: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable '.[langchain]'
+	@touch $@
+
+$(VENV)/.stamp-test: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group test
+	@touch $@
+
+$(VENV)/.stamp-lint: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group lint
+	@touch $@
+
+$(VENV)/.stamp-rivals: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group rivals
+	@touch $@
+
+$(VENV)/.stamp-notebook: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable '.[langchain]' --group notebook
+	@touch $@
+
+# `python -m venv` fails where the distribution left ensurepip out; virtualenv, taken to a temporary folder, does not
+# need it. pip 25.1 is the first to know --group.
+$(ENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "agent_cache needs Python 3.11 or newer; '$(PYTHON)' is $(or $(PYTHON_VERSION),not there)." \
+	         "Try: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test ! -e $(VENV) || test -f $(VENV)/pyvenv.cfg || { echo "$(VENV) is not a virtual environment" >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	    rm -rf $(VENV); tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	    $(PYTHON) -m pip install --quiet --disable-pip-version-check --target "$$tmp" virtualenv && \
+	    PYTHONPATH="$$tmp" $(PYTHON) -m virtualenv --quiet $(VENV); }
+	$(PIP_INSTALL) --upgrade 'pip>=25.1'
+	@touch $@

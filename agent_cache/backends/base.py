@@ -1,0 +1,188 @@
+"""What the engine needs of a backend, and the words they talk in.
+
+A backend keeps entries under tags and hands out tokens; it decides nothing
+about calls. ``Backend`` is the Protocol to implement; ``KeyValue`` is what every
+backend also is for people who want a plain cache.
+
+The consistency rules a backend must keep:
+
+* an entry is a hit only while the versions it was loaded under are current;
+* a miss hands out a token (versions and fences); a fill is accepted only while the
+  token is current and no write window is open on any of its tags;
+* opening a window and closing it each move the versions and fences of its tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from agent_cache.clock import Clock
+from agent_cache.codecs import Stored, ToolCodec
+from agent_cache.tags import Chain, Tag
+
+__all__ = [
+    "Backend",
+    "Blocked",
+    "Found",
+    "KeyValue",
+    "Lookup",
+    "Missing",
+    "NearEntry",
+    "NewEntry",
+    "SyncBackend",
+    "Token",
+    "Window",
+]
+
+
+class Token(Protocol):
+    """What a load holds: hashable, equal exactly when loads under it may be shared."""
+
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+
+class Window(Protocol):
+    """An open write window."""
+
+    @property
+    def closed(self) -> bool: ...
+
+
+class NearEntry(Protocol):
+    """An entry held in this process, fit to be served without asking the backend again.
+
+    It may be served while ``home.generation`` is the object it was when :meth:`current` was last true,
+    and the clock is before ``deadline``.
+    """
+
+    stored: Stored
+    deadline: float
+    visited: bool
+    load_seconds: float
+    created: float
+
+    @property
+    def home(self) -> NearHome: ...
+    def current(self) -> bool: ...
+
+
+class NearHome(Protocol):
+    """Where near entries live; ``generation`` is replaced by a new object whenever any version moves."""
+
+    generation: object
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A current entry."""
+
+    stored: Stored
+    age: float
+    ttl_left: float | None
+    load_seconds: float
+    near: NearEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """No current entry. ``why``: ``absent``, ``stale`` (a write dropped it) or ``expired``."""
+
+    token: Token
+    why: str
+    dropped_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A write window is open: load, share only with those who came before the load began, keep nothing."""
+
+    why: str = "blocked"
+
+
+Lookup = Found | Missing | Blocked
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What a fill brings. ``group`` and ``maxsize`` bound one tool's entries; ``chain`` is whose entry it is."""
+
+    key: bytes | str
+    stored: Stored
+    ttl: float | None
+    load_seconds: float
+    group: str
+    maxsize: int | None
+    chain: Chain
+
+
+class SyncBackend(Protocol):
+    """The engine's surface for ``def`` tools: the same methods, blocking."""
+
+    def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup: ...
+    def fill(self, token: Token, entry: NewEntry) -> bool: ...
+    def begin(self, tags: Sequence[Tag], writer: str) -> Window: ...
+    def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None: ...
+    def move(self, tags: Sequence[Tag], writer: str) -> None: ...
+    def drop_chain(self, chain: Chain) -> None: ...
+
+
+class Backend(Protocol):
+    """Storage with tags. Every method may raise :class:`~agent_cache.BackendError`; the engine survives it.
+
+    Attributes:
+        in_process: every method returns without waiting for anything, so it needs no shield against cancellation.
+        sync: the blocking twin.
+    """
+
+    in_process: bool
+
+    @property
+    def sync(self) -> SyncBackend: ...
+    async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        """The current entry under ``key``; without one, the token to load under. ``key=None`` asks for a token only."""
+        ...
+
+    async def fill(self, token: Token, entry: NewEntry) -> bool:
+        """Store, unless a tag of the token has moved or is being written. Returns whether it was stored."""
+        ...
+
+    async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
+        """Open a write window: move the tags, refuse fills under them until it is closed."""
+        ...
+
+    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
+        """Close it: move the tags again. ``unknown``: go on refusing fills for the settle time (seconds).
+
+        ``no_effect``: restore each version that nobody else has moved; fences move all the same.
+        """
+        ...
+
+    async def move(self, tags: Sequence[Tag], writer: str) -> None:
+        """A window of no length: what was there is gone, loads under way are not kept."""
+        ...
+
+    async def drop_chain(self, chain: Chain) -> None:
+        """Delete the entries of one chain (a session that ended)."""
+        ...
+
+
+@runtime_checkable
+class KeyValue(Protocol):
+    """A plain key-value cache. A stored ``None`` is a value; ``default`` tells a miss. ``ttl`` in seconds."""
+
+    async def get(self, key: str, default: Any = None) -> Any: ...
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None: ...
+    async def delete(self, key: str) -> bool: ...
+    async def exists(self, key: str) -> bool: ...
+    async def clear(self) -> None: ...
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]: ...
+    async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None: ...
+    async def delete_pattern(self, pattern: str) -> int: ...
+    async def count(self) -> int: ...
+    async def stats(self) -> dict[str, Any]: ...
+    async def close(self) -> None: ...
+    def keys(self) -> AsyncIterator[str]: ...

@@ -1,0 +1,562 @@
+"""Entries, tags and write windows in this process's memory.
+
+The reference implementation of the consistency rules of :mod:`agent_cache.backends.base`,
+small enough to be read whole: ``lookup``, ``fill``, ``begin``, ``end`` and ``move`` are the
+protocol, none of them waits, and each holds one lock. Hits that skip ``lookup`` (see
+``NearEntry``) take no lock: versions never repeat, so a stamp that was current under one
+``generation`` is current until that object is replaced.
+
+Serving calls, running tools and counting do not belong here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry
+from agent_cache.backends.base import Token as TokenProtocol
+from agent_cache.backends.base import Window as WindowProtocol
+from agent_cache.backends.eviction import Clock
+from agent_cache.clock import Clock as ClockFunction
+from agent_cache.clock import monotonic, nonce, seconds
+from agent_cache.codecs import Stored, ToolCodec, codec_for
+from agent_cache.errors import ConfigurationError
+from agent_cache.policy import checked_maxsize
+from agent_cache.tags import Chain, Tag, spell
+
+__all__ = ["MemoryBackend", "MemoryStore"]
+
+_OVERHEAD = 400  # bytes an entry costs beside its value: measured with tracemalloc, rounded up
+_FOREVER = float("inf")
+_KEY_VALUE = "key-value"
+
+
+class TagRecord:
+    """A tag's version and fence, and who is writing it. Lives as long as an entry, a load or a window needs it."""
+
+    __slots__ = ("__weakref__", "fence", "last_writer", "settles_at", "version", "writers")
+
+    def __init__(self, fresh: bytes) -> None:
+        self.version = fresh
+        self.fence = fresh
+        self.writers = 0
+        self.settles_at = 0.0
+        self.last_writer: str | None = None
+
+    def is_written(self, now: float) -> bool:
+        return self.writers > 0 or now < self.settles_at
+
+
+class Entry:
+    """A stored value with the stamp it was loaded under."""
+
+    __slots__ = (
+        "chain", "created", "dead", "deadline", "epoch", "group", "home", "key", "load_seconds", "records", "size",
+        "stored", "versions", "visited",
+    )  # fmt: skip
+
+    stored: Stored
+    deadline: float
+
+    def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
+        self.home = home
+        self.key: bytes | str = new.key
+        self.stored = new.stored
+        self.records = token.records
+        self.versions = token.versions
+        self.epoch = token.epoch
+        self.deadline = _FOREVER if new.ttl is None else now + new.ttl
+        self.created = now
+        self.load_seconds = new.load_seconds
+        self.group = new.group
+        self.chain = new.chain
+        self.size = new.stored.size + _OVERHEAD
+        self.visited = False
+        self.dead = False
+
+    def current(self) -> bool:
+        return not self.dead and self.home._is_current(self)
+
+
+class Token:
+    """Stamp and fences of a load. Equal exactly when every version and fence is."""
+
+    __slots__ = ("_hash", "epoch", "fences", "records", "versions")
+
+    def __init__(self, records: tuple[TagRecord, ...], epoch: bytes) -> None:
+        self.records = records
+        self.versions = tuple([r.version for r in records])
+        self.fences = tuple([r.fence for r in records])
+        self.epoch = epoch
+        self._hash = hash((self.fences, epoch))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Token)
+            and self.fences == other.fences
+            and self.versions == other.versions
+            and self.epoch == other.epoch
+        )
+
+
+class Window:
+    """An open write: its tags' records, and what BEGIN wrote and replaced in them."""
+
+    __slots__ = ("before", "closed", "mine", "records", "writer")
+
+    def __init__(self, records: tuple[TagRecord, ...], mine: bytes, writer: str) -> None:
+        self.records = records
+        self.before = tuple(r.version for r in records)
+        self.mine = mine
+        self.writer = writer
+        self.closed = False
+
+
+class MemoryStore:
+    """The blocking surface: the protocol, and a plain key-value cache beside it. See :class:`MemoryBackend`."""
+
+    def __init__(
+        self,
+        max_size: int | None,
+        max_bytes: int | None,
+        default_ttl: float | None,
+        settle: float,
+        clock: ClockFunction,
+    ) -> None:
+        self.max_size = checked_maxsize(max_size, "max_size")
+        self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
+        self.default_ttl = seconds(default_ttl, "default_ttl")
+        self.settle = seconds(settle, "settle", zero_ok=True) or 0.0
+        self.clock = clock
+        self._codec = codec_for(Any)
+        self._start_empty()
+        _stores.add(self)
+
+    def _start_empty(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a collected coroutine may close its window inside our own call
+        self._epoch = nonce()
+        self._records: weakref.WeakValueDictionary[Tag, TagRecord] = weakref.WeakValueDictionary()
+        self._settling: list[tuple[float, tuple[TagRecord, ...]]] = []
+        self._entries: dict[bytes | str, Entry] = {}
+        self._ring: Clock[Entry] = Clock(self.max_size)
+        self._groups: dict[str, Clock[Entry]] = {}
+        self._chains: dict[Chain, set[bytes | str]] = {}
+        self._bytes = 0
+        self._evictions: dict[str, int] = {}
+        self._hits = self._misses = 0
+        self.generation = object()
+
+    # -- the protocol ---------------------------------------------------------------------------------------------
+
+    def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        """A current entry, or the token to load under, or word that a write is running."""
+        now = self.clock()
+        with self._lock:
+            entry = self._entries.get(key) if key is not None else None
+            why, dropped_by = "absent", None
+            if entry is not None:
+                if not self._is_current(entry):
+                    why, dropped_by = "stale", self._dropped_by(entry)
+                elif now >= entry.deadline:
+                    why = "expired"
+                else:
+                    entry.visited = True
+                    ttl_left = None if entry.deadline == _FOREVER else entry.deadline - now
+                    return Found(entry.stored, now - entry.created, ttl_left, entry.load_seconds, entry)
+            records = self._records_of(tags)
+            if self._is_blocked(records, now):
+                return Blocked()
+            return Missing(Token(records, self._epoch), why, dropped_by)
+
+    def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
+        """Store, if the token still holds."""
+        now = self.clock()
+        with self._lock:
+            mine = cast(Token, token)
+            if not self._accepts(mine, now):
+                return False
+            self._insert(Entry(self, mine, entry, now), entry.maxsize)
+            return True
+
+    def begin(self, tags: Sequence[Tag], writer: str) -> Window:
+        """Open a window: versions and fences move, fills are refused until it is closed."""
+        with self._lock:
+            self._forget_settled()
+            records = self._records_of(tags)
+            fresh = nonce()
+            window = Window(records, fresh, writer)
+            self._move(records, fresh, writer)
+            for record in records:
+                record.writers += 1
+            return window
+
+    def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
+        """Close a window: versions and fences move again, or versions go back where the write changed nothing."""
+        mine = cast(Window, window)
+        with self._lock:
+            if mine.closed:
+                return
+            mine.closed = True
+            fresh = nonce()
+            for record, before in zip(mine.records, mine.before, strict=True):
+                record.writers -= 1
+                restored = no_effect and record.version is mine.mine
+                self._move_one(record, fresh, mine.writer)
+                if restored:
+                    record.version = before
+            if unknown and self.settle:
+                until = self.clock() + self.settle
+                for record in mine.records:
+                    record.settles_at = max(record.settles_at, until)
+                self._settling.append((until, mine.records))
+            self.generation = object()
+
+    def move(self, tags: Sequence[Tag], writer: str) -> None:
+        """A window of no length."""
+        with self._lock:
+            self._forget_settled()
+            self._move(self._records_of(tags), nonce(), writer)
+
+    def drop_chain(self, chain: Chain) -> None:
+        """Delete the entries of one chain."""
+        with self._lock:
+            for key in self._chains.pop(chain, ()):
+                entry = self._entries.get(key)
+                if entry is not None:
+                    self._remove(entry)
+
+    # -- the rules, one small method each ---------------------------------------------------------------------------
+
+    def _is_current(self, entry: Entry) -> bool:
+        """The stamp check: every version is the one the load began under."""
+        for record, version in zip(entry.records, entry.versions, strict=True):
+            if record.version is not version:
+                return False
+        return entry.epoch is self._epoch
+
+    def _accepts(self, token: Token, now: float) -> bool:
+        """The token check: no version or fence has moved since, and nobody is writing."""
+        if token.epoch is not self._epoch:
+            return False
+        for record, version, fence in zip(token.records, token.versions, token.fences, strict=True):
+            if record.version is not version or record.fence is not fence or record.is_written(now):
+                return False
+        return True
+
+    def _is_blocked(self, records: tuple[TagRecord, ...], now: float) -> bool:
+        return any([record.is_written(now) for record in records])
+
+    def _move(self, records: Iterable[TagRecord], fresh: bytes, writer: str) -> None:
+        for record in records:
+            self._move_one(record, fresh, writer)
+        self.generation = object()  # after the versions: a hit that still sees the old one began before us
+
+    def _move_one(self, record: TagRecord, fresh: bytes, writer: str) -> None:
+        record.version = fresh
+        record.fence = fresh
+        record.last_writer = writer
+
+    # -- room ---------------------------------------------------------------------------------------------------------
+
+    def _records_of(self, tags: Sequence[Tag]) -> tuple[TagRecord, ...]:
+        known = self._records
+        records = []
+        for tag in tags:
+            record = known.get(tag)
+            if record is None:
+                record = known[tag] = TagRecord(nonce())
+            records.append(record)
+        return tuple(records)
+
+    def _forget_settled(self) -> None:
+        if self._settling:
+            now = self.clock()
+            self._settling = [held for held in self._settling if held[0] > now]
+
+    def _dropped_by(self, entry: Entry) -> str | None:
+        for record, version in zip(entry.records, entry.versions, strict=True):
+            if record.version is not version:
+                return record.last_writer
+        return "clear"
+
+    def _insert(self, entry: Entry, maxsize: int | None) -> None:
+        old = self._entries.get(entry.key)
+        if old is not None:
+            self._remove(old)
+        if self.max_bytes is not None and entry.size > self.max_bytes:
+            return
+        self._entries[entry.key] = entry
+        self._bytes += entry.size
+        if entry.chain:
+            self._chains.setdefault(entry.chain, set()).add(entry.key)
+        if maxsize is not None:
+            group = self._groups.get(entry.group)
+            if group is None:
+                group = self._groups[entry.group] = Clock(maxsize)
+            self._evict(group.add(entry), group)
+        self._evict(self._ring.add(entry), self._ring)
+        while self.max_bytes is not None and self._bytes > self.max_bytes:
+            self._evict(self._ring.evict(), self._ring)
+
+    def _evict(self, victim: Entry | None, by: Clock[Entry]) -> None:
+        if victim is not None:
+            self._evictions[victim.group] = self._evictions.get(victim.group, 0) + 1
+            self._remove(victim, out_of=by)
+
+    def _remove(self, entry: Entry, out_of: Clock[Entry] | None = None) -> None:
+        """Take an entry out of everything but the ring it already left."""
+        entry.dead = True
+        entry.deadline = -_FOREVER
+        self._bytes -= entry.size
+        if self._entries.get(entry.key) is entry:
+            del self._entries[entry.key]
+        keys = self._chains.get(entry.chain)
+        if keys is not None:
+            keys.discard(entry.key)
+            if not keys:
+                del self._chains[entry.chain]
+        group = self._groups.get(entry.group)
+        for ring in (self._ring, group):
+            if ring is not None and ring is not out_of:
+                ring.forget()
+        entry.stored = _GONE
+
+    def sizes(self) -> tuple[int, int, dict[str, int]]:
+        """Entries, bytes (estimated), evictions by group."""
+        with self._lock:
+            return len(self._entries), self._bytes, dict(self._evictions)
+
+    # -- a plain key-value cache; its keys are text, a tool's are digests ----------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, the caller's own; ``default`` when there is none or it has expired."""
+        with self._lock:
+            entry = self._live(key)
+            if entry is None:
+                self._misses += 1
+                return default
+            self._hits += 1
+            entry.visited = True
+            stored = entry.stored
+        return stored.fresh()
+
+    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a copy. ``ttl`` in seconds; without one the backend's ``default_ttl``.
+
+        Raises:
+            UnstorableResultError: the value would not come back equal.
+        """
+        stored = self._codec.freeze(value)
+        lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
+        with self._lock:
+            token = Token((), self._epoch)
+            new = NewEntry(_text(key), stored, lives, 0.0, _KEY_VALUE, None, ())
+            self._insert(Entry(self, token, new, self.clock()), None)
+
+    def delete(self, key: str) -> bool:
+        """Remove one key; tells whether it was there."""
+        with self._lock:
+            entry = self._live(key)
+            if entry is not None:
+                self._remove(entry)
+            return entry is not None
+
+    def exists(self, key: str) -> bool:
+        with self._lock:
+            return self._live(key) is not None
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Those of ``keys`` that are there."""
+        missing = object()
+        found = {key: self.get(key, missing) for key in keys}
+        return {key: value for key, value in found.items() if value is not missing}
+
+    def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
+        for key, value in items.items():
+            self.set(key, value, ttl)
+
+    def keys(self) -> list[str]:
+        with self._lock:
+            return [key for key in list(self._entries) if isinstance(key, str) and self._live(key) is not None]
+
+    def delete_pattern(self, pattern: str) -> int:
+        """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
+        return sum(self.delete(key) for key in self.keys() if fnmatch.fnmatchcase(key, pattern))
+
+    def count(self) -> int:
+        return len(self.keys())
+
+    def clear(self) -> None:
+        """Drop every entry, tools' and key-value ones. Loads under way are not kept."""
+        with self._lock:
+            self._epoch = nonce()
+            for entry in list(self._entries.values()):
+                self._remove(entry)
+            self.generation = object()
+
+    def stats(self) -> dict[str, Any]:
+        """``entries``, ``bytes`` (estimated), ``evictions``, and the key-value surface's ``hits`` and ``misses``."""
+        entries, size, evictions = self.sizes()
+        return {
+            "backend": "memory",
+            "entries": entries,
+            "bytes": size,
+            "evictions": sum(evictions.values()),
+            "hits": self._hits,
+            "misses": self._misses,
+        }
+
+    def _live(self, key: str) -> Entry | None:
+        entry = self._entries.get(_text(key))
+        if entry is not None and self.clock() >= entry.deadline:
+            self._remove(entry)
+            return None
+        return entry
+
+
+class MemoryBackend:
+    """A bounded cache in this process.
+
+    Args:
+        max_size: entries at most, over all tools; ``None`` = no limit. Room is made by CLOCK.
+        max_bytes: bytes at most, values and overhead as estimated; ``None`` = no limit.
+        default_ttl: seconds for key-value entries without a ttl of their own.
+        settle: seconds for which a resource is not cached after a write whose outcome is unknown
+            (it raised, timed out or was cancelled): it may still land.
+        clock: seconds as a float, never going back.
+
+    Usable from several event loops and threads at once; after a fork the child starts empty.
+    By itself it is a key-value cache: ``await backend.set("k", v, ttl=60)``, ``backend.sync.get("k")``.
+
+    Raises:
+        ConfigurationError: a limit or duration that is not positive.
+    """
+
+    in_process = True
+
+    def __init__(
+        self,
+        max_size: int | None = 10_000,
+        max_bytes: int | None = None,
+        *,
+        default_ttl: float | None = None,
+        settle: float = 5.0,
+        clock: ClockFunction = monotonic,
+    ) -> None:
+        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, clock)
+
+    @property
+    def sync(self) -> MemoryStore:
+        """The same surface for code without an event loop."""
+        return self._store
+
+    def __repr__(self) -> str:
+        return f"MemoryBackend(max_size={self._store.max_size}, max_bytes={self._store.max_bytes})"
+
+    async def __aenter__(self) -> MemoryBackend:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        return self._store.lookup(key, tags, codec)
+
+    async def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
+        return self._store.fill(token, entry)
+
+    async def begin(self, tags: Sequence[Tag], writer: str) -> WindowProtocol:
+        return self._store.begin(tags, writer)
+
+    async def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
+        self._store.end(window, unknown=unknown, no_effect=no_effect)
+
+    async def move(self, tags: Sequence[Tag], writer: str) -> None:
+        self._store.move(tags, writer)
+
+    async def drop_chain(self, chain: Chain) -> None:
+        self._store.drop_chain(chain)
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value, the caller's own; ``default`` when there is none or it has expired."""
+        return self._store.get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a copy, for ``ttl`` seconds (without one: ``default_ttl``).
+
+        Raises:
+            UnstorableResultError: the value would not come back equal.
+        """
+        self._store.set(key, value, ttl)
+
+    async def delete(self, key: str) -> bool:
+        """Remove one key; tells whether it was there."""
+        return self._store.delete(key)
+
+    async def exists(self, key: str) -> bool:
+        return self._store.exists(key)
+
+    async def clear(self) -> None:
+        """Drop every entry, tools' and key-value ones. Loads under way are not kept."""
+        self._store.clear()
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Those of ``keys`` that are there."""
+        return self._store.get_many(keys)
+
+    async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
+        self._store.set_many(items, ttl)
+
+    async def delete_pattern(self, pattern: str) -> int:
+        """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
+        return self._store.delete_pattern(pattern)
+
+    async def count(self) -> int:
+        return self._store.count()
+
+    async def stats(self) -> dict[str, Any]:
+        """See :meth:`MemoryStore.stats`."""
+        return self._store.stats()
+
+    async def close(self) -> None:
+        """Nothing to close; there for the contract."""
+
+    async def keys(self) -> AsyncIterator[str]:
+        for key in self._store.keys():
+            yield key
+
+
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
+    return key
+
+
+_GONE: Stored = codec_for(Any).freeze(None)
+_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child's memory is not its parent's: what the parent writes from now on is never heard here."""
+    for store in list(_stores):
+        store._start_empty()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def live_stores() -> list[MemoryStore]:
+    """All memory backends of this process that are in use."""
+    return list(_stores)
+
+
+__all__ += ["live_stores"]

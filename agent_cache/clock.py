@@ -1,0 +1,44 @@
+"""Time and chance: the only two places the package takes them from.
+
+A clock is a function that returns seconds as a float, from an arbitrary start,
+never going back. Everything that ages an entry takes one as a parameter, so
+tests pass their own. Wall-clock time does not belong here: no decision rests on it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from agent_cache.errors import ConfigurationError
+
+__all__ = ["Clock", "monotonic", "nonce", "seconds"]
+
+Clock = Callable[[], float]
+monotonic: Clock = time.monotonic
+
+
+def nonce() -> bytes:
+    """96 fresh random bits. Versions and fences are these and are compared for equality only."""
+    return os.urandom(12)
+
+
+def seconds(
+    value: float | timedelta | None, parameter: str, *, zero_ok: bool = False
+) -> float | None:
+    """A duration parameter in seconds; ``None`` means no limit.
+
+    Raises:
+        ConfigurationError: when it is negative, NaN, not a number, or zero where that makes no sense.
+    """
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(parameter, value, "give seconds as a number, a timedelta, or None for no limit")
+    if not value >= 0 or (value == 0 and not zero_ok):
+        raise ConfigurationError(parameter, value, "give a positive number of seconds, or None for no limit")
+    return float(value)

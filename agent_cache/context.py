@@ -1,0 +1,236 @@
+"""What a call belongs to: the view it is made in.
+
+A *view* is what the context variable holds: a session (or none) in a mode (normal, ``no_cache()``,
+``refresh()``), with the table of calls it can answer at once and the log of those it did answer so.
+Decorated tools read it on every call, so it is small and has no methods on that path.
+
+The hot path appends to ``log`` and nothing else; whatever is counted from it (metrics, the loop
+detector) is counted later, in batches, by :meth:`View.drain`. ``room`` is how long the log may get before
+that must happen: the detector's headroom, so that nothing can trip unseen.
+
+Entering and leaving sessions is :mod:`agent_cache.session`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal
+
+from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
+from agent_cache.metrics import Metrics
+
+if TYPE_CHECKING:
+    from agent_cache.backends.base import Backend, NearEntry, NearHome
+    from agent_cache.tags import Chain
+
+__all__ = ["ROOT", "Mode", "SessionState", "View", "Warm", "current_view", "view_var"]
+
+Mode = Literal["normal", "bypass", "refresh"]
+_MAX_HOT = 4_096
+_MAX_LOG = 1_024
+_MAX_RESULTS = 64
+
+
+class Warm:
+    """A call this view can answer at once, while ``generation`` is its home's and the entry's deadline has not come.
+
+    Whoever serves it reads ``entry.stored`` first and ``entry.deadline`` after: an entry that dies
+    loses its deadline before its value.
+    """
+
+    __slots__ = (
+        "cost", "entry", "generation", "home", "lane", "load_seconds", "loop", "now", "resource", "track",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        entry: NearEntry,
+        generation: object,
+        resource: str,
+        cost: float,
+        track: CallTrack | None,
+        lane: object,
+        loop: object,
+    ) -> None:
+        self.entry = entry
+        self.home: NearHome = entry.home
+        self.generation = generation
+        self.now = self.home.clock
+        self.load_seconds = entry.load_seconds
+        self.resource = resource
+        self.cost = cost
+        self.track = track
+        self.lane = lane
+        self.loop = loop
+
+
+class SessionState:
+    """What all live blocks of one session share."""
+
+    def __init__(
+        self,
+        session_id: str,
+        chain: Chain,
+        identity: Mapping[str, object],
+        backend: Backend | None,
+        policy: LoopPolicy | None,
+        on_loop: OnLoop,
+    ) -> None:
+        self.session_id = session_id
+        self.chain = chain
+        self.identity = identity
+        self.backend = backend
+        self.detector = LoopDetector(policy) if policy is not None else None
+        self.on_loop = on_loop
+        self.lock = threading.RLock()
+        self.metrics = Metrics()
+        self.ticks = _Ticks()
+        self.stages: dict[Hashable, int] = {}
+        self.warned: set[Hashable] = set()
+        self.results: OrderedDict[Hashable, Any] = OrderedDict()
+        self.used: dict[int, Backend] = {}
+        self.writes = 0
+
+    def remember(self, key: Hashable, stored: Any) -> None:
+        """Keep the last result of a call for ``short_circuit``; the last 64 calls."""
+        with self.lock:
+            self.results[key] = stored
+            self.results.move_to_end(key)
+            if len(self.results) > _MAX_RESULTS:
+                self.results.popitem(last=False)
+
+    def new_turn(self) -> None:
+        with self.lock:
+            if self.detector is not None:
+                self.detector.new_turn()
+            self.stages.clear()
+            self.warned.clear()
+
+
+class _Ticks:
+    """Tells calls of one round of the event loop from later ones: the tasks of a ``gather`` run in one round.
+
+    A call from another task in the same round was made before the first could have been answered to the agent.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._open_on: asyncio.AbstractEventLoop | None = None
+
+    def now(self) -> int | None:
+        """The number of this round; None without an event loop."""
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            return None
+        if self._open_on is not loop:
+            self.number += 1
+            self._open_on = loop
+            loop.call_soon(self._close, loop)
+        return self.number
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._open_on is loop:
+            self._open_on = None
+
+
+class _Never(dict[Any, Any]):
+    """The hot table of a view in which nothing is answered at once."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return None
+
+
+class View:
+    """A session (or none) in a mode. See the module."""
+
+    __slots__ = ("__weakref__", "hot", "log", "metrics", "mode", "room", "session")
+
+    def __init__(self, session: SessionState | None, mode: Mode = "normal") -> None:
+        self.session = session
+        self.mode: Mode = mode
+        self.hot: dict[Any, Warm] = {} if mode == "normal" else _Never()
+        self.log: list[Warm] = []
+        self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
+        self.room = _MAX_LOG
+        self.make_room()
+        _views.add(self)
+
+    @property
+    def detector(self) -> LoopDetector | None:
+        return self.session.detector if self.session is not None else None
+
+    def count(self, resource: str, field: str, times: int = 1, reason: str | None = None) -> None:
+        for metrics in self.metrics:
+            metrics.add(resource, field, times, reason)
+
+    def make_room(self) -> None:
+        """How many hits may now be answered at once before somebody looks."""
+        detector = self.detector
+        self.room = _MAX_LOG if detector is None else min(_MAX_LOG, detector.headroom())
+
+    def warm(self, key: Any, warm: Warm) -> None:
+        if len(self.hot) >= _MAX_HOT:
+            self.hot.clear()
+        self.hot[key] = warm
+
+    def cool(self) -> None:
+        """Forget what could be answered at once: configuration changed."""
+        self.hot.clear()
+
+    def drain(self) -> None:
+        """Count what was answered at once since the last time, in order."""
+        log = self.log
+        if not log:
+            return
+        size = len(log)
+        batch = log[:size]
+        del log[:size]
+        first = batch[0]
+        if batch.count(first) == size:
+            self._counted(first, size)
+            return
+        run: Warm = first
+        length = 0
+        for warm in batch:
+            if warm is run:
+                length += 1
+            else:
+                self._counted(run, length)
+                run, length = warm, 1
+        self._counted(run, length)
+
+    def _counted(self, warm: Warm, times: int) -> None:
+        if warm.track is not None and self.session is not None and self.session.detector is not None:
+            with self.session.lock:
+                self.session.detector.saw(warm.track, times)
+        for metrics in self.metrics:
+            metrics.add(warm.resource, "hits", times)
+            metrics.saved(warm.resource, warm.load_seconds * times, warm.cost * times)
+
+
+PROCESS = Metrics()
+"""The process-wide counters."""
+_views: weakref.WeakSet[View] = weakref.WeakSet()
+ROOT = View(None)
+"""The view outside any session."""
+view_var: ContextVar[View] = ContextVar("agent_cache_view", default=ROOT)
+current_view = view_var.get
+
+
+def drain_all() -> None:
+    for view in list(_views):
+        view.drain()
+        view.make_room()
+
+
+def cool_all() -> None:
+    for view in list(_views):
+        view.cool()
+
+
+__all__ += ["PROCESS", "cool_all", "drain_all"]

@@ -1,0 +1,425 @@
+"""``AgentCache`` and ``AgentCacheInvalidator``: a tool goes in, the tool comes out, cached.
+
+Checks what the user said, compiles the tool, and generates the function that stands in for it:
+same name, signature, docstring and types, real arguments bound by the interpreter itself. The
+generated read answers a *hot* call (seen by this view before, nothing written since) in its own body;
+everything else goes to the engine's lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar, overload
+
+from agent_cache.backends.base import Backend
+from agent_cache.codecs import Codec, codec_for, with_user_codec
+from agent_cache.context import current_view
+from agent_cache.engine.calls import cache_key
+from agent_cache.engine.drivers import drive, drive_blocking
+from agent_cache.engine.guard import lane
+from agent_cache.engine.lines import explain_line, invalidate_all_line, invalidate_line, read_line, write_line
+from agent_cache.engine.tools import ReadTool, WriteTool
+from agent_cache.errors import ConfigurationError
+from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
+from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
+from agent_cache.policy import (
+    ReadPolicy,
+    WritePolicy,
+    checked_callable,
+    checked_fraction,
+    checked_maxsize,
+    checked_scope,
+    checked_templates,
+    checked_ttl,
+    scopes_of_reads,
+)
+
+__all__ = ["AgentCache", "AgentCacheInvalidator"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+# How the hot path tells the task it runs in. Python 3.11's current_task() costs 430 ns, a dict of its own tasks 40.
+if sys.version_info >= (3, 12):
+    _SAME_TASK = "{x}task() is _r.lane"
+    _task: Callable[..., Any] = asyncio.current_task
+else:
+    _SAME_TASK = "{x}task(_r.loop) is _r.lane"
+    _task = asyncio.tasks._current_tasks.get
+
+_HOT = """\
+    _v = {x}view()
+    if {guards}:
+        _r = _v.hot.get({key})
+        if _r is not None:
+            _e = _r.entry
+            _s = _e.stored
+            if _r.generation is _r.home.generation and _r.now() < _e.deadline and (_r.lane is None or {same_lane}):
+                _l = _v.log
+                if len(_l) < _v.room:
+                    _l.append(_r)
+                    _e.visited = True
+                    return _s.value if _s.thaw is None else _s.thaw()
+    return {wait}{x}slow({x}tool, _v, {values})"""
+
+
+class AgentCache:
+    """Cache a read tool's answers.
+
+    ::
+
+        @AgentCache("cart:{user_id}", ttl=300)
+        async def get_cart(user_id: str) -> dict: ...
+
+    Args:
+        resource: what is read: a name, a template over the tool's parameters, or a list of them. Resources are paths.
+        scope: who may share an answer: ``"global"``, ``"session"``, or the name of an identity field of the session.
+        ttl: seconds an answer may be served; None = until it is invalidated (or ``configure(default_ttl=...)``).
+        maxsize: this tool's entries at most, over all scopes; None leaves it to the backend.
+        skip_args: leave the first N positional parameters out of the key (1 for ``self``).
+        backup: a disk backend behind memory; see the raises.
+        remote_cache: a Redis backend behind memory; see the raises.
+        backend: where answers are kept; else the session's, else the configured one, else memory.
+        ignore: names of parameters left out of the key.
+        stale_while_revalidate: seconds; see the raises.
+        stale_if_error: seconds; see the raises.
+        jitter: shorten each ttl by a random fraction up to this, so that entries do not expire together.
+        cache_if: a function of the result; what it is false for is returned and not stored.
+        codec: an object with ``encode(value) -> bytes`` and ``decode(bytes) -> value`` for results.
+        poll: the tool is meant to be polled: repeats are allowed ten times longer before they are a loop.
+        cost: what one call costs, in your unit; added up as ``cost_saved``.
+
+    The decorated tool also has ``cache_key(...)``, ``invalidate(...)``, ``invalidate_all()``, ``uncached(...)`` and
+    ``explain(...)``; coroutines on an ``async def`` tool, plain calls on a ``def`` tool. On a method whose ``self``
+    is left out of the key they take the arguments after ``self``, all but ``uncached``, which is the function itself.
+
+    Raises:
+        ConfigurationError: at decoration, naming the parameter, the value and the fix. ``backup``, ``remote_cache``,
+            ``stale_while_revalidate`` and ``stale_if_error`` are not available in this version and say so.
+    """
+
+    def __init__(
+        self,
+        resource: str | list[str] | tuple[str, ...],
+        scope: str = GLOBAL,
+        ttl: float | timedelta | None = None,
+        maxsize: int | None = 128,
+        skip_args: int = 0,
+        backup: Backend | None = None,
+        remote_cache: Backend | None = None,
+        *,
+        backend: Backend | None = None,
+        ignore: Iterable[str] = (),
+        stale_while_revalidate: float = 0,
+        stale_if_error: float = 0,
+        jitter: float = 0,
+        cache_if: Callable[[Any], bool] | None = None,
+        codec: Codec | None = None,
+        poll: bool = False,
+        cost: float | None = None,
+    ) -> None:
+        self._resource = resource
+        self._declared = scope is not GLOBAL
+        self._scope = checked_scope(scope)
+        self._ttl = checked_ttl(ttl)
+        self._maxsize = checked_maxsize(maxsize)
+        self._jitter = checked_fraction(jitter, "jitter")
+        checked_callable(cache_if, "cache_if", "lambda result: result is not None")
+        for name, given in (("backup", backup), ("remote_cache", remote_cache)):
+            if given is not None:
+                raise ConfigurationError(name, given, "tiers are not available in this version; use backend=")
+        for name, number in (("stale_while_revalidate", stale_while_revalidate), ("stale_if_error", stale_if_error)):
+            if number:
+                raise ConfigurationError(name, number, "is not available in this version; leave it at 0")
+        if backend is not None and not hasattr(backend, "lookup"):
+            raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
+            raise ConfigurationError("codec", codec, "give an object with encode(value) -> bytes and decode(bytes)")
+        if cost is not None and (isinstance(cost, bool) or not isinstance(cost, (int, float)) or cost < 0):
+            raise ConfigurationError("cost", cost, "give what one call costs, a number from 0, in a unit of your own")
+        self._backend = backend
+        self._skip_args = skip_args
+        self._ignore = ignore
+        self._cache_if = cache_if
+        self._codec = codec
+        self._poll = bool(poll)
+        self._cost = float(cost or 0)
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncTool[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> SyncTool[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        _check_tool(function, type(self).__name__)
+        out = left_out_parameters(function, self._skip_args, self._ignore, _class_body())
+        shape = CallShape(function, out)
+        policy = ReadPolicy(
+            resources=checked_templates(self._resource, shape.names),
+            scope=self._scope,
+            scope_declared=self._declared,
+            ttl=self._ttl,
+            jitter=self._jitter,
+            maxsize=self._maxsize,
+            cache_if=self._cache_if,
+            poll=self._poll,
+            cost=self._cost,
+            backend=self._backend,
+        )
+        returns = inspect.get_annotations(function).get("return", Any)
+        hint = _return_hint(function, returns)
+        codec = codec_for(hint) if self._codec is None else with_user_codec(self._codec, hint)
+        identity = tool_identity(function, shape, codec.schema)
+        tool = ReadTool(
+            name=function.__name__,
+            is_async=inspect.iscoroutinefunction(function),
+            call=_caller(function, shape),
+            policy=policy,
+            shape=shape,
+            codec=codec,
+            identity=identity,
+            group=identity.hex(),
+        )
+        scopes_of_reads.add(policy)
+        made = _stand_in(function, tool)
+        _attach(made, function, tool, _without(shape, out))
+        return made
+
+
+class AgentCacheInvalidator:
+    """Let a write tool drop what it makes stale: before it runs, and again when it has ended, however it ends.
+
+    ::
+
+        @AgentCacheInvalidator("cart:{user_id}")
+        async def add_to_cart(user_id: str, item: str) -> dict: ...
+
+    Args:
+        resource: what is written: a name, a template over the tool's parameters, or a list of them. A write drops
+            reads of the same path, below it and above it.
+        scope: ``"global"`` drops the entries of every scope; ``"session"`` or an identity field drops only this
+            session's or identity's, where every read of the resource has that very scope (else it acts as global).
+        skip_args: must be 0; use ``key_fn``.
+        clear_all: False drops one call only, the one ``key_fn`` names.
+        key_fn: ``key_fn(args, kwargs)`` returns what ``read.cache_key(...)`` returns (or a list of those).
+        no_effect: a function of the result; true where the write changed nothing: then nothing is dropped.
+            (Or raise :class:`NoEffect` in the tool.)
+        backend: as for :class:`AgentCache`.
+
+    Raises:
+        TypeError: a non-zero ``skip_args``.
+        ConfigurationError: at decoration, naming the parameter, the value and the fix.
+    """
+
+    def __init__(
+        self,
+        resource: str | list[str] | tuple[str, ...],
+        scope: str = "global",
+        skip_args: int = 0,
+        clear_all: bool = True,
+        key_fn: KeyFn | None = None,
+        *,
+        no_effect: Callable[[Any], bool] | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        if skip_args != 0:
+            raise TypeError(
+                f"skip_args={skip_args!r}: an invalidator has no key to leave arguments out of; "
+                "use clear_all=False with key_fn=lambda args, kwargs: read.cache_key(...)"
+            )
+        self._resource = resource
+        self._scope = checked_scope(scope)
+        checked_callable(key_fn, "key_fn", "lambda args, kwargs: get_cart.cache_key(args[0])")
+        checked_callable(no_effect, "no_effect", "lambda result: result.startswith('Error')")
+        if not clear_all and key_fn is None:
+            raise ConfigurationError("clear_all", clear_all, "needs key_fn=lambda args, kwargs: read.cache_key(...)")
+        if clear_all and key_fn is not None:
+            raise ConfigurationError("key_fn", key_fn, "goes with clear_all=False; without it the whole resource is dropped")
+        if backend is not None and not hasattr(backend, "lookup"):
+            raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        self._clear_all = bool(clear_all)
+        self._key_fn = key_fn
+        self._no_effect = no_effect
+        self._backend = backend
+
+    def __call__(self, function: F) -> F:
+        _check_tool(function, type(self).__name__)
+        shape = CallShape(function, ())
+        policy = WritePolicy(
+            resources=checked_templates(self._resource, shape.names),
+            scope=self._scope,
+            clear_all=self._clear_all,
+            key_fn=self._key_fn,
+            no_effect=self._no_effect,
+            backend=self._backend,
+        )
+        is_async = inspect.iscoroutinefunction(function)
+        tool = WriteTool(
+            name=function.__name__,
+            is_async=is_async,
+            call=_caller(function, shape),
+            policy=policy,
+            shape=shape,
+            identity=tool_identity(function, shape, "write"),
+        )
+        x = shape.prefix
+        values = f"({''.join(f'{n}, ' for n in shape.names)})"
+        wait, kind, slow = ("await ", "async def", _write) if is_async else ("", "def", _write_blocking)
+        body = f"    return {wait}{x}slow({x}tool, {x}view(), {values})"
+        extra = {f"{x}slow": slow, f"{x}tool": tool, f"{x}view": current_view}
+        made: F = _like(function, compile_function(shape, function.__name__, body, kind, extra))
+        return made
+
+
+# -- the generated functions ----------------------------------------------------------------------------------------------
+
+
+def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
+    shape, x = tool.shape, tool.shape.prefix
+    same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == _r.lane"
+    locals_taken = {n for n in shape.names if n in ("_v", "_r", "_e", "_s", "_l")}
+    body = _HOT.format(
+        x=x,
+        guards=shape.guards(),
+        key=shape.hot_key_source(),
+        same_lane=same_lane,
+        wait="await " if tool.is_async else "",
+        values=f"({''.join(f'{n}, ' for n in shape.names)})",
+    )
+    if locals_taken:  # a tool with such a parameter name: no hot path, the engine does it all
+        body = body.splitlines()[-1].replace("_v,", f"{x}view(),")
+    extra = {
+        f"{x}view": current_view,
+        f"{x}tool": tool,
+        f"{x}slow": _read if tool.is_async else _read_blocking,
+        f"{x}task": _task,
+        f"{x}lane": lane,
+        f"{x}len": len,
+    }
+    body = body.replace("len(_l)", f"{x}len(_l)")
+    kind = "async def" if tool.is_async else "def"
+    return _like(function, compile_function(shape, function.__name__, body, kind, extra))
+
+
+async def _read(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
+    answer = await drive(read_line(tool, view, values))
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+def _read_blocking(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
+    answer = drive_blocking(read_line(tool, view, values))
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+async def _write(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
+    answer = await drive(write_line(tool, view, values))
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+def _write_blocking(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
+    answer = drive_blocking(write_line(tool, view, values))
+    if answer.error is not None:
+        raise answer.error
+    return answer.value
+
+
+
+
+def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Callable[..., tuple[Any, ...]]) -> None:
+    """The attributes of a decorated read."""
+
+    def key_of(*args: Any, **kwargs: Any) -> CacheKey:
+        return cache_key(tool, bind(*args, **kwargs))
+
+    made.cache_key = key_of
+    made.uncached = function
+    made.__agent_cache__ = tool
+    if tool.is_async:
+
+        async def invalidate(*args: Any, **kwargs: Any) -> None:
+            await drive(invalidate_line(tool, current_view(), bind(*args, **kwargs)))
+
+        async def invalidate_all() -> None:
+            await drive(invalidate_all_line(tool, current_view()))
+
+        async def explain(*args: Any, **kwargs: Any) -> Explanation:
+            return await drive(explain_line(tool, current_view(), bind(*args, **kwargs)))
+
+        made.invalidate, made.invalidate_all, made.explain = invalidate, invalidate_all, explain
+    else:
+
+        def invalidate_now(*args: Any, **kwargs: Any) -> None:
+            drive_blocking(invalidate_line(tool, current_view(), bind(*args, **kwargs)))
+
+        def invalidate_all_now() -> None:
+            drive_blocking(invalidate_all_line(tool, current_view()))
+
+        def explain_now(*args: Any, **kwargs: Any) -> Explanation:
+            return drive_blocking(explain_line(tool, current_view(), bind(*args, **kwargs)))
+
+        made.invalidate, made.invalidate_all, made.explain = invalidate_now, invalidate_all_now, explain_now
+
+
+# -- helpers at decoration --------------------------------------------------------------------------------------------------
+
+
+def _check_tool(function: object, decorator: str) -> None:
+    if isinstance(function, (classmethod, staticmethod)):
+        kind = type(function).__name__
+        raise ConfigurationError("tool", function, f"put @{kind} above @{decorator}, not below")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError("tool", function, "a generator's stream cannot be cached; return a list instead")
+    if not inspect.isfunction(function):
+        raise ConfigurationError("tool", function, f"@{decorator} takes a def or async def function; wrap this in one")
+
+
+def _class_body() -> Mapping[str, Any]:
+    """The namespace of the class body the decorator stands in; the module's or function's if it is in none."""
+    return sys._getframe(2).f_locals
+
+
+def _caller(function: Callable[..., Any], shape: CallShape) -> Callable[[tuple[Any, ...]], Any]:
+    """``call(values)``: the tool, with its parameters' values in order."""
+    x = shape.prefix
+    source = f"def call({x}values):\n"
+    if shape.names:
+        source += f"    ({''.join(f'{n}, ' for n in shape.names)}) = {x}values\n"
+    source += f"    return {x}function({shape.forward()})\n"
+    scope: dict[str, Any] = {f"{x}function": function}
+    exec(compile(source, f"<agent_cache {function.__name__}>", "exec"), scope)  # noqa: S102 - identifiers only
+    made: Callable[[tuple[Any, ...]], Any] = scope["call"]
+    return made
+
+
+def _without(shape: CallShape, left_out: frozenset[str]) -> Callable[..., tuple[Any, ...]]:
+    """How the attributes bind their arguments: as the tool does, but for a left-out ``self`` or ``cls``."""
+    first = shape.names[0] if shape.names else ""
+    if first in ("self", "cls") and first in left_out:
+        return functools.partial(shape.pack, None)
+    return shape.pack
+
+
+def _return_hint(function: Callable[..., Any], raw: object) -> object:
+    """The evaluated return annotation, with ``Annotated`` metadata; ``Any`` where it cannot be evaluated."""
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return inspect.get_annotations(function, eval_str=True).get("return", Any)
+    except Exception:  # noqa: BLE001 - a name that exists for type checkers only; then values tell what they are
+        return Any
+
+
+def _like(function: Callable[..., Any], made: Any) -> Any:
+    functools.update_wrapper(made, function)
+    return made

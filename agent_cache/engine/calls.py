@@ -1,0 +1,207 @@
+"""One call of a tool: its key, its tags, whose it is and which backend it goes to.
+
+Pure: looks at arguments, policy and view, decides, and touches nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from agent_cache.backends.base import Backend
+from agent_cache.canonical import encoded
+from agent_cache.config import settings
+from agent_cache.context import SessionState, View
+from agent_cache.engine.tools import ReadTool, WriteTool
+from agent_cache.errors import UnkeyableArgumentError
+from agent_cache.model import CacheKey
+from agent_cache.policy import scopes_of_reads
+from agent_cache.tags import Chain, Path, Tag, call_path, read_tags, segment_text, write_tags
+
+__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """Why a call cannot be cached; ``detail`` is for people, ``fix`` tells whether it is worth a warning."""
+
+    reason: str
+    detail: str = ""
+    key: CacheKey | None = None
+    warn: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadCall:
+    """A call that can be cached."""
+
+    tool: ReadTool
+    key: bytes
+    cache_key: CacheKey
+    tags: tuple[Tag, ...]
+    chain: Chain
+    backend: Backend
+    ttl: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteCall:
+    """What a write drops, and where. ``notes`` says what had to be widened, and why."""
+
+    tool: WriteTool
+    tags: tuple[Tag, ...]
+    scope: str
+    backend: Backend
+    notes: tuple[str, ...] = ()
+
+
+def cache_key(tool: ReadTool, values: tuple[Any, ...]) -> CacheKey:
+    """The call's key, whoever makes it.
+
+    Raises:
+        UnkeyableArgumentError: naming the argument.
+    """
+    return CacheKey(tool.group, tool.shape.digest(tool.identity, values).hex())
+
+
+def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:
+    """Everything a read needs, or the reason why it must run uncached."""
+    try:
+        digest = tool.shape.digest(tool.identity, values)
+    except UnkeyableArgumentError as error:
+        return Bypass("unkeyable_argument", str(error))
+    key = CacheKey(tool.group, digest.hex())
+    if settings.mode == "off":
+        return Bypass("mode_off", "configure(mode='off')", key, warn=False)
+    if view.mode == "bypass":
+        return Bypass("no_cache", "inside no_cache()", key, warn=False)
+    policy = tool.policy
+    arguments = tool.shape.arguments(values)
+    paths: list[Path] = []
+    for template in policy.resources:
+        path, whole = template.fill(arguments)
+        if not whole:
+            return Bypass("unknown_entity", f"a value of {template.text!r} is None, missing or has no text", key)
+        paths.append(path)
+    whose = scope_of(policy.scope, view.session)
+    if isinstance(whose, str):
+        return Bypass(whose, f"scope={policy.scope!r} needs an active session that names it", key)
+    chain, identity = whose
+    return ReadCall(
+        tool=tool,
+        key=_entry_key(digest, identity),
+        cache_key=key,
+        tags=read_tags([*paths, call_path(key)], chain),
+        chain=chain,
+        backend=backend_for(policy.backend, view.session),
+        ttl=policy.ttl if policy.ttl is not None else settings.default_ttl,
+    )
+
+
+def backend_for(own: Backend | None, session: SessionState | None) -> Backend:
+    """The decorator's backend, else the session's, else the configured one."""
+    if own is not None:
+        return own
+    if session is not None and session.backend is not None:
+        return session.backend
+    return settings.default_backend()
+
+
+def scope_of(scope: str, session: SessionState | None) -> tuple[Chain, bytes] | str:
+    """Whose the answer is: the chain its tags are on and its part of the key; or why that is not known.
+
+    Fails closed: a missing identity never widens the scope.
+    """
+    if scope == "global":
+        return (), b""
+    if session is None:
+        return "no_session"
+    if scope == "session":
+        return session.chain, encoded(("session", *session.chain))
+    names: list[str] = []
+    values: list[object] = []
+    for name, value in session.identity.items():
+        names.append(name)
+        values.append(value)
+        if value is None:
+            return "missing_identity"
+        if name == scope:
+            texts = [segment_text(v) for v in values]
+            if None in texts:
+                return "missing_identity"
+            chain = tuple(f"{n}={t}" for n, t in zip(names, texts, strict=True))
+            try:
+                return chain, encoded([*zip(names, values, strict=True)])
+            except UnkeyableArgumentError:
+                return "missing_identity"
+    return "missing_identity"
+
+
+def _entry_key(digest: bytes, identity: bytes) -> bytes:
+    """A digest over tool, arguments, namespace and scope identity; keyed with the secret if there is one."""
+    space, secret = settings.key_space, settings.secret
+    if not identity and not space and not secret:
+        return digest
+    material = b"".join((digest, len(space).to_bytes(4, "big"), space, identity))
+    return hashlib.blake2b(material, digest_size=20, key=secret, person=b"agent_cache.1").digest()
+
+
+def prepare_write(tool: WriteTool, view: View, values: tuple[Any, ...]) -> WriteCall:
+    """What a write drops. Never fails: whatever is unclear is dropped widely, and noted."""
+    policy = tool.policy
+    arguments = tool.shape.arguments(values)
+    backend = backend_for(policy.backend, view.session)
+    if not policy.clear_all:
+        keys = _keys_from(tool, values)
+        if not isinstance(keys, str):
+            return WriteCall(tool, write_tags([call_path(k) for k in keys], ()), "global", backend)
+        heads = [(t.head,) if t.head is not None else () for t in policy.resources]
+        return WriteCall(tool, write_tags(heads, ()), "global", backend, (keys,))
+    paths = [template.fill(arguments)[0] for template in policy.resources]
+    chain, scope, note = _write_chain(tool, view)
+    return WriteCall(tool, write_tags(paths, chain), scope, backend, (note,) if note else ())
+
+
+def _write_chain(tool: WriteTool, view: View) -> tuple[Chain, str, str]:
+    """A scoped write stays narrow only where every read of the resource has that very scope."""
+    policy = tool.policy
+    if policy.scope == "global":
+        return (), "global", ""
+    whose = scope_of(policy.scope, view.session)
+    if isinstance(whose, str):
+        return (), "global", f"scope={policy.scope!r}: {whose}; it drops the resource in every scope"
+    if not scopes_of_reads.all_have(policy.resources, policy.scope):
+        return (), "global", f"scope={policy.scope!r}: some read has another scope; it drops the resource in every scope"
+    return whose[0], policy.scope, ""
+
+
+def _keys_from(tool: WriteTool, values: tuple[Any, ...]) -> list[CacheKey] | str:
+    """The keys ``key_fn`` names, or why there are none."""
+    key_fn = tool.policy.key_fn
+    args, kwargs = _as_call(tool, values)
+    try:
+        found = key_fn(args, kwargs) if key_fn is not None else None
+        keys = [found] if isinstance(found, CacheKey) else list(found) if isinstance(found, Iterable) else []
+    except Exception as error:  # noqa: BLE001 - a write must never be lost to it: the whole resource is dropped and said so
+        return f"key_fn raised {error!r}; it drops the whole resource"
+    if not keys or not all(isinstance(k, CacheKey) for k in keys):
+        return f"key_fn returned {found!r}, not what cache_key() returns; it drops the whole resource"
+    return keys
+
+
+def _as_call(tool: WriteTool, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call as ``(args, kwargs)``, defaults filled in: positional parameters in args, keyword-only in kwargs."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for parameter, value in zip(tool.shape.parameters, values, strict=True):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args.extend(value)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            kwargs.update(value)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[parameter.name] = value
+        else:
+            args.append(value)
+    return tuple(args), kwargs

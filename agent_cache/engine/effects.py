@@ -1,0 +1,274 @@
+"""Everything a line may ask for that takes time: each with an asynchronous and a blocking way.
+
+An effect never raises but for the interruption of the caller itself (a cancellation while it waits):
+what a tool or a backend raised comes back as data, so that a line decides what it means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from agent_cache.backends.base import Backend, Lookup, NewEntry, Token, Window
+from agent_cache.codecs import ToolCodec
+from agent_cache.engine.drivers import Line, drive, drive_blocking
+from agent_cache.engine.tools import ReadTool, WriteTool
+from agent_cache.flight import FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
+from agent_cache.tags import Tag
+
+__all__ = ["FLIGHTS", "Ask", "Begin", "Down", "End", "Fill", "Fly", "Flown", "Load", "Move", "Ran", "Run"]
+
+T = TypeVar("T")
+
+FLIGHTS = FlightTable()
+"""The loads under way in this process."""
+_writing: ContextVar[tuple[Window, ...]] = ContextVar("agent_cache_writing", default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The backend could not do it."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a tool did."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class _Call(Protocol):
+    """As much of a call as the effects need."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def tags(self) -> tuple[Tag, ...]: ...
+    @property
+    def backend(self) -> Backend: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Look a call up. Replies with a Lookup or Down. ``token_only`` passes by what is stored."""
+
+    call: _Call
+    codec: ToolCodec
+    token_only: bool = False
+
+    async def go(self) -> Lookup | Down:
+        try:
+            key = None if self.token_only else self.call.key
+            return await self.call.backend.lookup(key, self.call.tags, self.codec)
+        except Exception as error:  # noqa: BLE001 - a failing cache never fails a tool; the line counts and reports it
+            return Down(error)
+
+    def go_blocking(self) -> Lookup | Down:
+        try:
+            key = None if self.token_only else self.call.key
+            return self.call.backend.sync.lookup(key, self.call.tags, self.codec)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Store what was loaded. Replies whether it was accepted, or Down."""
+
+    backend: Backend
+    token: Token
+    entry: NewEntry
+
+    async def go(self) -> bool | Down:
+        try:
+            return await self.backend.fill(self.token, self.entry)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+    def go_blocking(self) -> bool | Down:
+        try:
+            return self.backend.sync.fill(self.token, self.entry)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a tool, inside the given write window if it is a write. Replies with what it returned or raised."""
+
+    tool: ReadTool | WriteTool
+    values: tuple[Any, ...]
+    window: Window | None = None
+
+    async def go(self) -> Ran:
+        reset = _writing.set((*_writing.get(), self.window)) if self.window is not None else None
+        try:
+            return Ran(await self.tool.call(self.values))
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller, after the window is closed
+            return Ran(error=error)
+        finally:
+            if reset is not None:
+                _writing.reset(reset)
+
+    def go_blocking(self) -> Ran:
+        reset = _writing.set((*_writing.get(), self.window)) if self.window is not None else None
+        try:
+            return Ran(self.tool.call(self.values))
+        except BaseException as error:  # noqa: BLE001 - as above
+            return Ran(error=error)
+        finally:
+            if reset is not None:
+                _writing.reset(reset)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load without sharing, in the caller's own task or thread."""
+
+    line: Callable[[], Line[Landed]]
+
+    async def go(self) -> Landed:
+        return await drive(self.line())
+
+    def go_blocking(self) -> Landed:
+        return drive_blocking(self.line())
+
+
+@dataclass(frozen=True, slots=True)
+class Flown:
+    """How sharing a load went. ``landed`` is None where the caller only waited for another to be over,
+    or may not wait: then ``alone`` says to load without sharing."""
+
+    landed: Landed | None
+    led: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fly:
+    """Share a load under way, wait for one, or begin one."""
+
+    key: Hashable
+    token: Token | None
+    arrived: int
+    line: Callable[[], Line[Landed]]
+
+    async def go(self) -> Flown:
+        with FLIGHTS.lock:
+            found, share = FLIGHTS.find(self.key, self.token, self.arrived)
+            if found is not None:
+                if _inside_write() or not may_wait_for(found) or not isinstance(found, TaskFlight):
+                    return Flown(None, alone=True)
+                flight = found
+            else:
+                flight, share = TaskFlight(FLIGHTS, self.key, self.token), True
+                FLIGHTS.add(flight)
+        if found is None:
+            flight.start(lambda: drive(self.line()))
+        landed = await flight.ride(share=share)
+        return Flown(landed if share else None, led=found is None)
+
+    def go_blocking(self) -> Flown:
+        with FLIGHTS.lock:
+            found, share = FLIGHTS.find(self.key, self.token, self.arrived)
+            if found is not None:
+                if _inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
+                    return Flown(None, alone=True)
+            else:
+                mine = ThreadFlight(FLIGHTS, self.key, self.token)
+                FLIGHTS.add(mine)
+        if found is None:
+            return Flown(mine.run(lambda: drive_blocking(self.line())), led=True)
+        landed = found.ride(share=share)
+        return Flown(landed if share else None)
+
+
+def _inside_write() -> bool:
+    """Whether this is code of a write tool whose window is still open: it must not wait for anyone's load."""
+    return any(not window.closed for window in _writing.get())
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open a write window. Replies with it, or Down. Not interrupted by a cancellation."""
+
+    backend: Backend
+    tags: Sequence[Tag]
+    writer: str
+
+    async def go(self) -> Window | Down:
+        try:
+            return await _shielded(self.backend, self.backend.begin(self.tags, self.writer))
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+    def go_blocking(self) -> Window | Down:
+        try:
+            return self.backend.sync.begin(self.tags, self.writer)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Close a write window. Not interrupted by a cancellation."""
+
+    backend: Backend
+    window: Window
+    unknown: bool
+    no_effect: bool
+
+    async def go(self) -> Down | None:
+        try:
+            ending = self.backend.end(self.window, unknown=self.unknown, no_effect=self.no_effect)
+            await _shielded(self.backend, ending)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
+
+    def go_blocking(self) -> Down | None:
+        try:
+            self.backend.sync.end(self.window, unknown=self.unknown, no_effect=self.no_effect)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Invalidate without a window. Unlike the others it raises what the backend raised: the caller asked for it."""
+
+    backend: Backend
+    tags: Sequence[Tag]
+    writer: str
+
+    async def go(self) -> None:
+        await _shielded(self.backend, self.backend.move(self.tags, self.writer))
+
+    def go_blocking(self) -> None:
+        self.backend.sync.move(self.tags, self.writer)
+
+
+async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> T:
+    """Finish ``work`` whatever happens to the caller; a cancellation that came meanwhile is raised afterwards."""
+    if backend.in_process:
+        return await work  # never waits, so nothing can come in between
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+Effect = Ask | Fill | Run | Load | Fly | Begin | End | Move

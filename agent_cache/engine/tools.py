@@ -1,0 +1,47 @@
+"""A decorated tool, compiled once: everything about it that no call changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agent_cache.codecs import ToolCodec
+from agent_cache.keys import CallShape
+from agent_cache.policy import ReadPolicy, WritePolicy
+
+__all__ = ["ReadTool", "WriteTool"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadTool:
+    """A read tool. ``call(values)`` runs it; ``identity`` is its part of every key, ``group`` its share of a backend."""
+
+    name: str
+    is_async: bool
+    call: Callable[[tuple[Any, ...]], Any]
+    policy: ReadPolicy
+    shape: CallShape
+    codec: ToolCodec
+    identity: bytes
+    group: str
+
+    @property
+    def resource(self) -> str:
+        return self.policy.resource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteTool:
+    """A write tool."""
+
+    name: str
+    is_async: bool
+    call: Callable[[tuple[Any, ...]], Any]
+    policy: WritePolicy
+    shape: CallShape
+    identity: bytes
+
+    @property
+    def resource(self) -> str:
+        return self.policy.resource

@@ -1,0 +1,318 @@
+"""Single-flight: one load per key, shared by those who may share it.
+
+A flight is one run of a tool on a miss. Callers *ride* it. Any caller may be
+cancelled without disturbing the others; when the last one leaves, the load is
+cancelled. Who may ride is decided by :meth:`FlightTable.board`, in one place:
+
+* a load under token t may be shared by everyone who was handed the same token t;
+* while a write window is open there is no token: a load may be shared only by those who
+  came before it began (others wait until it has ended and ask again, so at most one load
+  runs and one is queued per key);
+* nobody waits where waiting could not end: inside the load of the same key, in a circle
+  of loads that wait for each other, inside a write tool, or on the thread of a running
+  event loop for a load that runs elsewhere.
+
+What a load does, and what its result means, is the engine's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Hashable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from agent_cache.codecs import Stored
+
+__all__ = ["Flight", "FlightTable", "Landed", "TaskFlight", "ThreadFlight"]
+
+_EAGER = sys.version_info >= (3, 12)
+_FOREIGN_CHECK = 0.5  # seconds between looks at another loop's liveness, for riders across loops
+
+
+@dataclass(slots=True)
+class Landed:
+    """How a load ended: a value (``stored`` unless it cannot be copied) or an error."""
+
+    value: Any = None
+    stored: Stored | None = None
+    error: BaseException | None = None
+    seconds: float = 0.0
+    kept: bool = False
+    refused: str | None = None
+    raw_taken: bool = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Ended by a cancellation or a shutdown that was not the joiners' doing."""
+        return self.error is not None and not isinstance(self.error, Exception)
+
+
+_inside: ContextVar[tuple[Flight, ...]] = ContextVar("agent_cache_inside", default=())
+
+
+class Flight:
+    """One load, under way or landed."""
+
+    def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
+        self.table = table
+        self.key = key
+        self.token = token
+        self.order = next(table.orders)
+        self.landed: Landed | None = None
+        self.waits_for: dict[Flight, int] = {}
+
+    def _would_wait_in_circle(self) -> bool:
+        """Whether this load waits, over any number of others, for one that the caller is inside of."""
+        mine = _inside.get()
+        if not mine:
+            return False
+        todo, seen = [self], {self}
+        while todo:
+            flight = todo.pop()
+            if flight in mine:
+                return True
+            for other in list(flight.waits_for):
+                if other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+        return False
+
+    def _wait_begins(self) -> None:
+        with self.table.lock:
+            for flight in _inside.get()[-1:]:
+                flight.waits_for[self] = flight.waits_for.get(self, 0) + 1
+
+    def _wait_ends(self) -> None:
+        with self.table.lock:
+            for flight in _inside.get()[-1:]:
+                left = flight.waits_for.pop(self, 1) - 1
+                if left:
+                    flight.waits_for[self] = left
+
+
+class TaskFlight(Flight):
+    """The load of an ``async def`` tool, in a task of its own."""
+
+    def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
+        super().__init__(table, key, token)
+        self.loop = asyncio.get_running_loop()
+        self._riders: set[asyncio.Future[None]] = set()
+        self._watchers: set[asyncio.Future[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Its loop is gone: it will never land."""
+        return self.loop.is_closed()
+
+    def start(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
+        """Begin the load, in a copy of the caller's context. A load that never waits has landed on return."""
+        coroutine = self._run(load)
+        if _EAGER:
+            self._task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+        else:
+            self._task = self.loop.create_task(coroutine)
+        if self.landed is None:
+            self._task.add_done_callback(self._never_began)
+
+    def _never_began(self, _: asyncio.Task[None]) -> None:
+        """A task cancelled before its first step runs no line of its coroutine."""
+        if self.landed is None:
+            self._land(Landed(error=asyncio.CancelledError()))
+
+    async def _run(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
+        _inside.set((*_inside.get(), self))
+        landed = Landed(error=asyncio.CancelledError())
+        try:
+            landed = await load()
+        finally:
+            self._land(landed)
+
+    def _land(self, landed: Landed) -> None:
+        with self.table.lock:
+            self.landed = landed
+            self.table.remove(self)
+            riders = self._riders | self._watchers
+            self._riders, self._watchers = set(), set()
+        for rider in riders:
+            loop = rider.get_loop()
+            if loop is self.loop:
+                _wake(rider)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, rider)
+
+    async def ride(self, *, share: bool = True) -> Landed:
+        """Wait for the landing. Cancelling it leaves the flight, and ends the load if nobody is left.
+
+        ``share=False`` only watches: the load does not go on for a watcher's sake.
+        """
+        if self.landed is not None:
+            return self.landed
+        loop = asyncio.get_running_loop()
+        rider: asyncio.Future[None] = loop.create_future()
+        with self.table.lock:
+            if self.landed is not None:
+                return self.landed
+            (self._riders if share else self._watchers).add(rider)
+        self._wait_begins()
+        try:
+            if loop is self.loop:
+                await rider
+            else:
+                while not rider.done() and not self.is_lost:
+                    await asyncio.wait({rider}, timeout=_FOREIGN_CHECK)
+        finally:
+            self._wait_ends()
+            self._leave(rider, share)
+        return self.landed or Landed(error=asyncio.CancelledError("the event loop of this load was closed"))
+
+    def _leave(self, rider: asyncio.Future[None], share: bool) -> None:
+        with self.table.lock:
+            self._riders.discard(rider)
+            self._watchers.discard(rider)
+            if not share or self._riders or self.landed is not None:
+                return
+            self.table.remove(self)
+        task = self._task
+        if task is not None and not self.loop.is_closed():
+            if rider.get_loop() is self.loop:
+                task.cancel()
+            else:
+                self.loop.call_soon_threadsafe(task.cancel)
+
+
+def _wake(rider: asyncio.Future[None]) -> None:
+    if not rider.done():
+        rider.set_result(None)
+
+
+class ThreadFlight(Flight):
+    """The load of a ``def`` tool, in the thread of its first caller."""
+
+    def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
+        super().__init__(table, key, token)
+        self.thread = threading.get_ident()
+        self._over = threading.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        return False
+
+    def run(self, load: Callable[[], Landed]) -> Landed:
+        """Load here and now."""
+        reset = _inside.set((*_inside.get(), self))
+        landed = Landed(error=KeyboardInterrupt())
+        try:
+            landed = load()
+            return landed
+        finally:
+            _inside.reset(reset)
+            with self.table.lock:
+                self.landed = landed
+                self.table.remove(self)
+            self._over.set()
+
+    def ride(self, *, share: bool = True) -> Landed:
+        """Wait for the landing."""
+        self._wait_begins()
+        try:
+            self._over.wait()
+        finally:
+            self._wait_ends()
+        landed = self.landed
+        assert landed is not None  # noqa: S101 - set before the event
+        return landed
+
+
+class FlightTable:
+    """The loads under way, by key."""
+
+    def __init__(self) -> None:
+        self.orders = itertools.count(1)
+        self._start_empty()
+        _tables.add(self)
+
+    def _start_empty(self) -> None:
+        self.lock = threading.RLock()
+        self._by_token: dict[Hashable, dict[Hashable, Flight]] = {}
+        self._latest: dict[Hashable, Flight] = {}
+
+    def arrival(self) -> int:
+        """A caller's place in the order of arrivals and load starts."""
+        return next(self.orders)
+
+    def joinable(self, flight: Flight, token: Hashable | None, arrived: int) -> bool:
+        """Whether a caller with this token (None in a write window) and arrival may share this load."""
+        if token is not None:
+            return flight.token == token
+        return flight.order > arrived
+
+    def find(self, key: Hashable, token: Hashable | None, arrived: int) -> tuple[Flight | None, bool]:
+        """The flight to deal with and whether to ride it; ``(None, False)``: lead.
+
+        ``(flight, False)``: wait until it is over, then ask again. Call with the lock held.
+        """
+        for flight in self._candidates(key, token):
+            if flight.is_lost:  # type: ignore[attr-defined]
+                self.remove(flight)
+            elif self.joinable(flight, token, arrived):
+                return flight, True
+            elif token is None:
+                return flight, False
+        return None, False
+
+    def _candidates(self, key: Hashable, token: Hashable | None) -> list[Flight]:
+        if token is None:
+            latest = self._latest.get(key)
+            return [latest] if latest is not None else []
+        return list(self._by_token.get(key, {}).values())
+
+    def add(self, flight: Flight) -> None:
+        """Register a load about to start. Call with the lock held."""
+        self._latest[flight.key] = flight
+        if flight.token is not None:
+            self._by_token.setdefault(flight.key, {})[flight.token] = flight
+
+    def remove(self, flight: Flight) -> None:
+        """Forget a flight: only this very one, never a newer one under the same key."""
+        with self.lock:
+            if self._latest.get(flight.key) is flight:
+                del self._latest[flight.key]
+            same_key = self._by_token.get(flight.key)
+            if same_key is not None and flight.token is not None and same_key.get(flight.token) is flight:
+                del same_key[flight.token]
+                if not same_key:
+                    del self._by_token[flight.key]
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+
+def may_wait_for(flight: Flight) -> bool:
+    """Whether waiting for this flight, here, is sure to end."""
+    if flight._would_wait_in_circle():
+        return False
+    if isinstance(flight, ThreadFlight):
+        return flight.thread != threading.get_ident() and asyncio._get_running_loop() is None
+    return True
+
+
+_tables: weakref.WeakSet[FlightTable] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for table in list(_tables):
+        table._start_empty()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+__all__ += ["may_wait_for"]

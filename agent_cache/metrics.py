@@ -1,0 +1,78 @@
+"""Counting what happened, per resource; adding up on read.
+
+Counters only. What counts as what is decided where it happens.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+__all__ = ["FIELDS", "Metrics"]
+
+FIELDS = (
+    "hits", "misses", "invalidations", "loop_detections", "coalesced", "stale", "expired", "fenced_out", "bypasses",
+    "load_failures", "backend_errors", "unstorable", "observer_errors", "evictions",
+)  # fmt: skip
+_MAX_RESOURCES = 1_000
+_OVERFLOW = "(other)"
+
+
+class Metrics:
+    """Thread-safe counters by resource, bounded: past 1,000 resources the rest is counted as ``(other)``."""
+
+    __slots__ = ("_lock", "_reasons", "_resources", "_saved")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._resources: dict[str, dict[str, int]] = {}
+        self._reasons: dict[str, int] = {}
+        self._saved: dict[str, list[float]] = {}
+
+    def add(self, resource: str, field: str, times: int = 1, reason: str | None = None) -> None:
+        """Count ``times`` of ``field``; ``reason`` is counted beside it (why a call was bypassed or refused)."""
+        with self._lock:
+            counts = self._of(resource)
+            counts[field] = counts.get(field, 0) + times
+            if reason is not None and (reason in self._reasons or len(self._reasons) < _MAX_RESOURCES):
+                self._reasons[reason] = self._reasons.get(reason, 0) + times
+
+    def saved(self, resource: str, seconds: float, cost: float) -> None:
+        """A hit saved this much: seconds of loading, and cost in whatever unit ``cost=`` was given."""
+        with self._lock:
+            self._of(resource)
+            saved = self._saved.setdefault(resource if resource in self._resources else _OVERFLOW, [0.0, 0.0])
+            saved[0] += seconds
+            saved[1] += cost
+
+    def _of(self, resource: str) -> dict[str, int]:
+        counts = self._resources.get(resource)
+        if counts is None:
+            name = resource if len(self._resources) < _MAX_RESOURCES else _OVERFLOW
+            counts = self._resources.setdefault(name, {})
+        return counts
+
+    def reset(self) -> None:
+        with self._lock:
+            self._resources.clear()
+            self._reasons.clear()
+            self._saved.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Totals, ``reasons``, and the same per resource. ``hit_rate`` is hits over hits and misses, 0.0 without calls."""
+        with self._lock:
+            resources = {name: dict(counts) for name, counts in self._resources.items()}
+            saved = {name: tuple(pair) for name, pair in self._saved.items()}
+            reasons = dict(self._reasons)
+        by_resource = {name: _row(counts, saved.get(name, (0.0, 0.0))) for name, counts in resources.items()}
+        totals = {field: sum(row[field] for row in by_resource.values()) for field in FIELDS}
+        pair = (sum(s for s, _ in saved.values()), sum(c for _, c in saved.values()))
+        return {**_row(totals, pair), "reasons": reasons, "resources": by_resource}
+
+
+def _row(counts: dict[str, int], saved: tuple[float, ...]) -> dict[str, Any]:
+    row: dict[str, Any] = {field: counts.get(field, 0) for field in FIELDS}
+    asked = row["hits"] + row["misses"]
+    row["hit_rate"] = row["hits"] / asked if asked else 0.0
+    row["seconds_saved"], row["cost_saved"] = saved
+    return row

@@ -1,0 +1,46 @@
+"""Telling people: warnings said once, and events to observers. Nothing here can fail a call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+from agent_cache.context import View
+from agent_cache.model import Event, Observer
+
+__all__ = ["Notices"]
+
+log = logging.getLogger("agent_cache")
+_MAX_SAID = 10_000
+
+
+class Notices:
+    """The observers of one configuration, and what has been warned about."""
+
+    def __init__(self) -> None:
+        self.observers: tuple[Observer, ...] = ()
+        self._said: set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def once(self, key: Hashable, text: str, *arguments: Any, level: int = logging.WARNING) -> None:
+        """Log ``text`` unless ``key`` was said before."""
+        with self._lock:
+            if key in self._said or len(self._said) >= _MAX_SAID:
+                return
+            self._said.add(key)
+        log.log(level, text, *arguments)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._said.clear()
+
+    def emit(self, view: View, resource: str, event: Event) -> None:
+        """Give the event to every observer. What one raises is counted, logged once, and goes no further."""
+        for observer in self.observers:
+            try:
+                observer.on_event(event)
+            except Exception as error:  # noqa: BLE001 - an observer must never fail a tool; it is counted and logged
+                view.count(resource, "observer_errors", reason=type(error).__name__)
+                self.once(("observer", type(observer)), "observer %r raised %r; going on without", observer, error)

@@ -1,0 +1,137 @@
+"""What the user said on a decorator, checked once: read and write policies.
+
+Also the register of which scopes the reads of a resource have, which decides
+whether a scoped write may stay narrow. No running code belongs here: a policy
+is asked, it never acts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from agent_cache.clock import seconds
+from agent_cache.errors import ConfigurationError
+from agent_cache.model import KeyFn
+from agent_cache.tags import Template
+
+if TYPE_CHECKING:
+    from agent_cache.backends.base import Backend
+
+__all__ = ["ReadPolicy", "WritePolicy", "checked_scope", "checked_templates", "scopes_of_reads"]
+
+Ttl = float | timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """One read tool's policy. Times in seconds, ``None`` = no limit."""
+
+    resources: tuple[Template, ...]
+    scope: str
+    scope_declared: bool
+    ttl: float | None
+    jitter: float
+    maxsize: int | None
+    cache_if: Callable[[Any], bool] | None
+    poll: bool
+    cost: float
+    backend: Backend | None
+
+    @property
+    def resource(self) -> str:
+        """The name metrics go under: the first resource's first segment."""
+        return self.resources[0].head or self.resources[0].text
+
+
+@dataclass(frozen=True, slots=True)
+class WritePolicy:
+    """One write tool's policy."""
+
+    resources: tuple[Template, ...]
+    scope: str
+    clear_all: bool
+    key_fn: KeyFn | None
+    no_effect: Callable[[Any], bool] | None
+    backend: Backend | None
+
+    @property
+    def resource(self) -> str:
+        return self.resources[0].head or self.resources[0].text
+
+
+def checked_scope(scope: object) -> str:
+    """``"global"``, ``"session"`` or the name of an identity field.
+
+    Raises:
+        ConfigurationError: anything that cannot be one.
+    """
+    if not isinstance(scope, str) or not scope.isidentifier():
+        raise ConfigurationError("scope", scope, "give 'global', 'session' or the name of a field of the identity")
+    return scope
+
+
+def checked_templates(resource: object, parameters: Iterable[str]) -> tuple[Template, ...]:
+    """One resource or a list of them, parsed against the tool's parameters."""
+    known = list(parameters)
+    texts = [resource] if isinstance(resource, str) else resource
+    if not isinstance(texts, (list, tuple)) or not texts:
+        raise ConfigurationError("resource", resource, "give a name such as 'cart' or 'cart:{user_id}', or a list of them")
+    return tuple(Template.parse(text, known) for text in texts)
+
+
+def checked_maxsize(maxsize: object, parameter: str = "maxsize") -> int | None:
+    if maxsize is None:
+        return None
+    if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 1:
+        raise ConfigurationError(parameter, maxsize, "give a whole number of entries from 1, or None for no limit")
+    return maxsize
+
+
+def checked_ttl(ttl: Ttl) -> float | None:
+    return seconds(ttl, "ttl")
+
+
+def checked_fraction(value: object, parameter: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ConfigurationError(parameter, value, "give a fraction from 0 up to, but not including, 1")
+    return float(value)
+
+
+def checked_callable(value: object, parameter: str, example: str) -> None:
+    if value is not None and not callable(value):
+        raise ConfigurationError(parameter, value, f"give a function, such as {example}")
+
+
+class _ReadRegister:
+    """Which scopes the reads of each resource have, as far as this process knows. Only grows; bounded by the code."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scopes: dict[str | None, set[str]] = {}
+
+    def add(self, policy: ReadPolicy) -> None:
+        with self._lock:
+            for template in policy.resources:
+                self._scopes.setdefault(template.head, set()).add(policy.scope)
+
+    def all_have(self, templates: Iterable[Template], scope: str) -> bool:
+        """Whether every known read of these resources has exactly this scope.
+
+        A template that begins with a placeholder may be any resource.
+        """
+        with self._lock:
+            for template in templates:
+                heads = list(self._scopes) if template.head is None else [template.head, None]
+                scopes = set().union(*(self._scopes.get(head, set()) for head in heads))
+                if scopes - {scope}:
+                    return False
+        return True
+
+
+scopes_of_reads = _ReadRegister()
+
+__all__ += ["checked_callable", "checked_fraction", "checked_maxsize", "checked_ttl"]

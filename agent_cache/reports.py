@@ -1,0 +1,42 @@
+"""The figures: what the process has done since it started or ``reset_metrics()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent_cache.backends.memory import live_stores
+from agent_cache.context import PROCESS, drain_all
+
+__all__ = ["get_metrics", "reset_metrics"]
+
+
+def get_metrics() -> dict[str, Any]:
+    """Process-wide figures since the start or :func:`reset_metrics`.
+
+    ``hits``, ``misses`` (loads that were run), ``hit_rate`` (hits over both), ``coalesced`` (calls that shared a
+    load), ``stale`` (misses because of a write), ``expired``, ``bypasses`` (reads that ran uncached),
+    ``fenced_out`` (loads not kept because of a write), ``unstorable``, ``load_failures`` (the tool raised),
+    ``backend_errors``, ``observer_errors``, ``invalidations``, ``loop_detections``, ``evictions``, ``entries`` and
+    ``bytes`` (now, in memory, estimated), ``seconds_saved``, ``cost_saved``, ``reasons`` (why calls were bypassed or
+    refused) and ``resources``: the same per resource.
+    """
+    drain_all()
+    figures = PROCESS.snapshot()
+    entries = size = evictions = 0
+    for store in live_stores():
+        more, heavier, evicted = store.sizes()
+        entries += more
+        size += heavier
+        evictions += sum(evicted.values())
+    figures["entries"], figures["bytes"], figures["evictions"] = entries, size, evictions - _evictions_at_reset[0]
+    return figures
+
+
+_evictions_at_reset = [0]
+
+
+def reset_metrics() -> None:
+    """Start counting anew. Entries, bytes and sessions' own figures stay."""
+    drain_all()
+    PROCESS.reset()
+    _evictions_at_reset[0] = sum(sum(store.sizes()[2].values()) for store in live_stores())

@@ -1,0 +1,219 @@
+"""Sessions: one run of an agent, on whose behalf tools are called; and the two modes of reading.
+
+``AgentCacheSession`` sets who is asking, holds what dies with the run, and watches for loops.
+The state itself is :mod:`agent_cache.context`'s; what a call makes of it, the engine's.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Token
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from agent_cache.backends.base import Backend
+from agent_cache.context import SessionState, View, view_var
+from agent_cache.errors import ConfigurationError
+from agent_cache.loops import LoopPolicy, OnLoop, checked_on_loop
+from agent_cache.notices import log
+
+__all__ = ["AgentCacheSession", "no_cache", "refresh"]
+
+
+class _Live:
+    """The sessions with an open block, so that blocks with one id share one state."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.views: dict[tuple[object, ...], tuple[View, int]] = {}
+
+
+_live = _Live()
+
+
+class AgentCacheSession:
+    """One run of an agent.
+
+    Use it as ``async with`` or ``with``. Tasks and threads (with copied context) started inside belong to it.
+    Sessions nest: the inner one inherits identity and backend unless it names its own. Two open blocks with the
+    same ``session_id`` (and identity) share entries, metrics and loop detection.
+
+    Args:
+        session_id: a name for the run; a random one if None.
+        loop_detection: watch for repeats, alternation, cycles, and the depth budget.
+        max_tool_repeats: equal calls with an equal outcome that pass; the next one is a loop.
+        max_execution_depth: calls one turn may make; see :meth:`new_turn`.
+        on_loop: ``"raise"`` (:class:`AgentLoopDetectedError`), ``"warn"`` (log and go on), ``"short_circuit"`` (a read
+            returns that call's last result without running; raises if there is none), ``"staged"`` (warn, then
+            short-circuit, then raise), or a function of the :class:`LoopEvent` that may raise or return one of those.
+        identity: who is asking, as a mapping from the widest field to the narrowest, such as
+            ``{"tenant": "acme", "user": "u1"}``. A scope names one of its fields and includes those before it.
+        backend: for tools that name none.
+        keep: leave session-scoped entries in the backend for the next block with this ``session_id``.
+
+    Raises:
+        ConfigurationError: naming the parameter, the value and the fix.
+    """
+
+    def __init__(
+        self,
+        session_id: str | None = None,
+        loop_detection: bool = True,
+        max_tool_repeats: int = 5,
+        max_execution_depth: int = 50,
+        on_loop: OnLoop = "raise",
+        *,
+        identity: Mapping[str, object] | None = None,
+        backend: Backend | None = None,
+        keep: bool = False,
+    ) -> None:
+        if session_id is not None and (not isinstance(session_id, str) or not session_id):
+            raise ConfigurationError("session_id", session_id, "give a text, or None for a random one")
+        if identity is not None and not isinstance(identity, Mapping):
+            raise ConfigurationError("identity", identity, "give a mapping such as {'tenant': 'acme', 'user': 'u1'}")
+        for name in identity or ():
+            if not isinstance(name, str) or name in ("global", "session"):
+                raise ConfigurationError("identity", identity, f"{name!r} cannot be the name of a field")
+        if backend is not None and not hasattr(backend, "lookup"):
+            raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        self.session_id = session_id if session_id is not None else uuid.uuid4().hex
+        self._policy = LoopPolicy(max_tool_repeats, max_execution_depth)
+        self._detects = bool(loop_detection)
+        self._on_loop = checked_on_loop(on_loop)
+        self._own_identity = None if identity is None else MappingProxyType(dict(identity))
+        self._own_backend = backend
+        self._keep = keep
+        self._view: View | None = None
+        self._key: tuple[object, ...] = ()
+        self._reset: Token[View] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """Who is asking: its own identity, or inside the block the one it inherited."""
+        if self._view is not None and self._view.session is not None:
+            return self._view.session.identity
+        return self._own_identity or MappingProxyType({})
+
+    def new_turn(self) -> None:
+        """A user message came: repeats, cycles and the depth budget start over."""
+        state = self._state()
+        assert self._view is not None  # noqa: S101 - there is no state without one
+        with state.lock:
+            self._view.drain()
+            state.new_turn()
+            self._view.make_room()
+
+    def get_metrics(self) -> dict[str, Any]:
+        """The counters of :func:`agent_cache.get_metrics`, for this session only."""
+        state = self._state()
+        assert self._view is not None  # noqa: S101 - as above
+        self._view.drain()
+        self._view.make_room()
+        return state.metrics.snapshot()
+
+    def _state(self) -> SessionState:
+        if self._view is None or self._view.session is None:
+            raise ConfigurationError("session", self.session_id, "it has not been entered; use 'async with' or 'with'")
+        return self._view.session
+
+    def _enter(self) -> None:
+        if self._reset is not None:
+            raise ConfigurationError("session", self.session_id, "it is already open; make a second one to nest")
+        outer = view_var.get().session
+        identity = self._own_identity
+        if identity is None:
+            identity = outer.identity if outer is not None else MappingProxyType({})
+        backend = self._own_backend or (outer.backend if outer is not None else None)
+        self._key = (self.session_id, tuple((k, type(v), repr(v)) for k, v in identity.items()))
+        chain = ("session", self.session_id, *(f"{k}={v!r}" for k, v in identity.items()))
+        with _live.lock:
+            view, blocks = _live.views.get(self._key, (None, 0))
+            if view is None:
+                policy = self._policy if self._detects else None
+                view = View(SessionState(self.session_id, chain, identity, backend, policy, self._on_loop))
+            _live.views[self._key] = (view, blocks + 1)
+        self._view = view
+        self._reset = view_var.set(view)
+
+    def _leave(self) -> list[Backend]:
+        """Out of the context; the backends to clean up if this was the last block."""
+        if self._reset is not None:
+            try:
+                view_var.reset(self._reset)
+            except ValueError:
+                # left in another context than entered (an async generator's finalizer): nothing to reset there
+                log.debug("session %s was left in another context than it was entered in", self.session_id)
+            self._reset = None
+        view = self._view
+        if view is None or view.session is None:
+            return []
+        view.drain()
+        with _live.lock:
+            _, blocks = _live.views.get(self._key, (None, 0))
+            if blocks > 1:
+                _live.views[self._key] = (view, blocks - 1)
+                return []
+            _live.views.pop(self._key, None)
+        view.cool()
+        return [] if self._keep else list(view.session.used.values())
+
+    def _failed(self, error: Exception) -> None:
+        log.warning("session %s: its entries could not be dropped now (%r); they expire", self.session_id, error)
+
+    async def __aenter__(self) -> AgentCacheSession:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for backend in self._leave():
+            try:
+                await backend.drop_chain(self._state().chain)
+            except Exception as failure:  # noqa: BLE001 - a failing cache never fails a run
+                self._failed(failure)
+
+    def __enter__(self) -> AgentCacheSession:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for backend in self._leave():
+            try:
+                backend.sync.drop_chain(self._state().chain)
+            except Exception as failure:  # noqa: BLE001 - as above
+                self._failed(failure)
+
+
+@contextmanager
+def no_cache() -> Iterator[None]:
+    """Inside, reads run live and nothing of them is stored. Writes invalidate as ever."""
+    with _mode("bypass"):
+        yield
+
+
+@contextmanager
+def refresh() -> Iterator[None]:
+    """Inside, reads run live and what they return is stored."""
+    with _mode("refresh"):
+        yield
+
+
+@contextmanager
+def _mode(mode: Any) -> Iterator[None]:
+    outer = view_var.get()
+    outer.drain()
+    view = View(outer.session, mode)
+    reset = view_var.set(view)
+    try:
+        yield
+    finally:
+        view_var.reset(reset)
+        outer.make_room()
+
+

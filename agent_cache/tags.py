@@ -1,0 +1,236 @@
+"""Resources as paths, and which tags a read depends on and a write moves.
+
+A resource template (``"repo:{ref.repo}/file:{path}"``) is cut into segments at
+``:`` and ``/`` before any value is put in, so no value can forge a path. Pure
+functions: what a tag's version is, and who keeps it, is the backend's business.
+
+The rule: a read of path r depends on ``all(q)`` of every
+proper prefix q, the empty one included, and on ``any(r)``; a write of path w moves ``any(q)`` of every
+prefix q, w included, and ``all(w)``. So writing ``cart:42`` drops reads of
+``cart:42`` and of the list ``cart`` but not of ``cart:43``; writing ``cart``
+drops everything below. Scopes are a second chain of the same tags, never a
+path segment: a global write must reach every scoped read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from agent_cache.errors import ConfigurationError
+from agent_cache.model import CacheKey
+
+__all__ = ["Chain", "Path", "Tag", "Template", "call_path", "read_chains", "read_tags", "spell", "write_tags"]
+
+Path = tuple[str, ...]
+Chain = tuple[str, ...]
+"""Whose copy: ``()`` for everyone, else the scope's identity as text, widest field first."""
+Tag = tuple[str, Chain, Path]
+"""``("any" | "all", chain, path)``."""
+
+EVERYONE: Chain = ()
+_PLAIN = re.compile(r"[A-Za-z0-9_-]*")
+_FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
+_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
+_BUCKETS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    parameter: str
+    steps: tuple[str, ...]
+
+    def text(self, arguments: Mapping[str, Any]) -> str | None:
+        """The value as segment text; ``None`` when it is missing, None, or has no text of its own."""
+        value = arguments.get(self.parameter)
+        for step in self.steps:
+            if value is None:
+                return None
+            value = _step_into(value, step)
+        return segment_text(value)
+
+
+def _step_into(value: Any, step: str) -> Any:
+    """``value.step`` or ``value[step]``, whichever the object has; None where it has neither."""
+    if isinstance(value, Mapping):
+        return value.get(step)
+    try:
+        return getattr(value, step)
+    except Exception:  # noqa: BLE001 - a property may raise anything: then the segment is missing, which is safe
+        pass
+    try:
+        return value[int(step)] if step.lstrip("-").isdigit() else value[step]
+    except Exception:  # noqa: BLE001 - as above
+        return None
+
+
+def segment_text(value: object) -> str | None:
+    """How a value is spelled in a path. ``42``, ``"42"``, ``42.0`` and an enum of 42 are one: models send all.
+
+    Over-invalidation is intended here, unlike in keys. Values without an obvious text give ``None``.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str):
+        text = str.__str__(value)
+    elif isinstance(value, bool):
+        text = str(value)
+    elif isinstance(value, int):
+        text = _whole(value)
+    elif isinstance(value, (float, Decimal)):
+        text = _whole(int(value)) if math.isfinite(value) and value == value // 1 else str(value)
+    elif isinstance(value, (UUID, PurePath)):
+        text = str(value)
+    elif isinstance(value, (datetime, date, time)):
+        text = value.isoformat()
+    elif isinstance(value, bytes):
+        text = value.hex()
+    else:
+        return None
+    if _PLAIN.fullmatch(text):
+        return text
+    return quote(unicodedata.normalize("NFC", text), safe="", errors="surrogatepass")
+
+
+def _whole(value: int) -> str:
+    return str(value) if abs(value) < 10**300 else hex(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A resource as the user wrote it, cut into segments once, at decoration."""
+
+    text: str
+    segments: tuple[tuple[str | _Field, ...], ...]
+
+    @classmethod
+    def parse(cls, text: object, parameters: Iterable[str], parameter: str = "resource") -> Template:
+        """Cut ``text`` up; every placeholder must name one of ``parameters``.
+
+        Raises:
+            ConfigurationError: naming what is wrong and which parameters there are.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigurationError(parameter, text, "give a resource name such as 'cart' or 'cart:{user_id}'")
+        known = list(parameters)
+        segments: list[tuple[str | _Field, ...]] = []
+        for raw in _cut(text, parameter):
+            parts = tuple(_parts(raw, text, known, parameter))
+            if not parts:
+                raise ConfigurationError(parameter, text, "it has an empty segment; write 'a:b' or 'a/b'")
+            segments.append(parts)
+        return cls(text, tuple(segments))
+
+    @property
+    def head(self) -> str | None:
+        """The first segment if it is the same for every call, else None."""
+        first = self.segments[0]
+        return first[0] if len(first) == 1 and isinstance(first[0], str) else None
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        return frozenset(p.parameter for s in self.segments for p in s if isinstance(p, _Field))
+
+    def fill(self, arguments: Mapping[str, Any]) -> tuple[Path, bool]:
+        """The path for these arguments, and whether it is whole.
+
+        At the first segment without a value the path stops: that is the parent.
+        """
+        path: list[str] = []
+        for segment in self.segments:
+            text = ""
+            for part in segment:
+                piece = part if isinstance(part, str) else part.text(arguments)
+                if piece is None:
+                    return tuple(path), False
+                text += piece
+            path.append(text)
+        return tuple(path), True
+
+
+def _cut(text: str, parameter: str) -> list[str]:
+    """Split at ``:`` and ``/`` outside braces."""
+    pieces, current, depth = [], "", 0
+    for character in text:
+        if character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+        if depth < 0 or depth > 1:
+            break
+        if character in ":/" and depth == 0:
+            pieces.append(current)
+            current = ""
+        else:
+            current += character
+    if depth != 0:
+        raise ConfigurationError(parameter, text, "its braces do not match; write '{name}', '{a.b}' or '{a[key]}'")
+    return [*pieces, current]
+
+
+def _parts(raw: str, text: str, known: list[str], parameter: str) -> Iterable[str | _Field]:
+    for piece in re.split(r"(\{[^}]*\})", raw):
+        if not piece:
+            continue
+        if not piece.startswith("{"):
+            yield piece
+            continue
+        match = _FIELD.fullmatch(piece[1:-1].strip())
+        if match is None:
+            fix = f"{piece} is not a placeholder; write '{{name}}', '{{a.b}}' or '{{a[key]}}'"
+            raise ConfigurationError(parameter, text, fix)
+        if match[1] not in known:
+            fix = f"{piece} names no parameter of the tool; it has {', '.join(known) or 'none'}"
+            raise ConfigurationError(parameter, text, fix)
+        steps = tuple((a or b).strip("'\"") for a, b in _STEP.findall(match[2]))
+        yield _Field(match[1], steps)
+
+
+def read_chains(chain: Chain) -> tuple[Chain, ...]:
+    """The chains a read in ``chain`` depends on: everyone's, and its own if it has one."""
+    return (EVERYONE, chain) if chain else (EVERYONE,)
+
+
+def read_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
+    """What a read of ``paths`` in ``chain`` depends on."""
+    tags: dict[Tag, None] = {}
+    for whose in read_chains(chain):
+        for path in paths:
+            for end in range(len(path)):
+                tags["all", whose, path[:end]] = None
+            tags["any", whose, path] = None
+    return tuple(tags)
+
+
+def write_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
+    """What a write of ``paths`` moves; ``chain`` ``()`` reaches every scope."""
+    tags: dict[Tag, None] = {}
+    for path in paths:
+        for end in range(1, len(path) + 1):
+            tags["any", chain, path[:end]] = None
+        tags["all", chain, path] = None
+    return tuple(tags)
+
+
+def call_path(key: CacheKey) -> Path:
+    """The path of one call, so that the path rule serves ``.invalidate(...)`` and ``.invalidate_all()`` too.
+
+    Calls share a bounded number of buckets per tool; two in one bucket are dropped together, at the cost of a load.
+    """
+    return f"#{key.tool}", str(int(key.digest[:8], 16) % _BUCKETS)
+
+
+def spell(tag: Tag) -> str:
+    """A tag for people: ``any(cart:42)``, ``all(cart)@tenant=acme``."""
+    kind, chain, path = tag
+    return f"{kind}({':'.join(path)})" + (f"@{'/'.join(chain)}" if chain else "")

@@ -1,0 +1,48 @@
+"""What every test starts from: no settings from outside, counters at zero, reproducible hypothesis runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import agent_cache
+
+# No deadline: a busy machine is not a failing example. `make soak` sets HYPOTHESIS_PROFILE=soak.
+_slow_is_fine = [HealthCheck.too_slow]
+settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=_slow_is_fine)
+settings.register_profile(
+    "soak", deadline=None, derandomize=False, max_examples=5_000, suppress_health_check=_slow_is_fine, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def soak_time() -> timedelta:
+    """How long one soak test may run: AGENT_CACHE_SOAK_SECONDS, a minute unless it says otherwise."""
+    return timedelta(seconds=float(os.environ.get("AGENT_CACHE_SOAK_SECONDS", "60")))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test starts with an empty default backend, default settings and counters at zero, and leaves them so."""
+    monkeypatch.delenv("AGENT_CACHE_URL", raising=False)
+    _reset()
+    yield
+    _reset()
+
+
+def _reset() -> None:
+    agent_cache.configure(
+        backend=None,
+        namespace="",
+        mode="on",
+        observers=(),
+        default_ttl=None,
+        on_unavailable="proceed",
+        secret=None,
+    )
+    agent_cache.reset_metrics()
