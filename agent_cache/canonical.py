@@ -80,7 +80,6 @@ HOOK: Final = "__agent_cache_key__"
 
 _FIX: Final = f"add it to ignore=(…) or skip_args, or give its class {HOOK}"
 _POINTER: Final = struct.calcsize("P")
-_WORD: Final = 2**63
 _SHORT: Final = 128  # encodings below this length are covered by the node budget alone
 
 
@@ -92,7 +91,10 @@ def encoded(value: object, path: str = "value") -> bytes:
     try:
         scalar = _SCALARS.get(id(type(value)))
         if scalar is not None:
-            return scalar(value)
+            data = scalar(value)
+            if len(data) > MAX_BYTES:
+                _Writer().charge(len(data))
+            return data
         writer = _Writer()
         writer.value(value)
         return b"".join(writer.parts)
@@ -185,7 +187,7 @@ def _bool(value: Any) -> bytes:
 def _int(value: Any) -> bytes:
     # Decimal digits for machine-sized numbers; two's complement for larger ones, which is linear in
     # their size and knows no digit limit.
-    if -_WORD <= value < _WORD:
+    if -0x8000_0000_0000_0000 <= value <= 0x7FFF_FFFF_FFFF_FFFF:
         return b"i%d;" % value
     size: int = value.bit_length() // 8 + 1
     data: bytes = value.to_bytes(size, "big", signed=True)
@@ -541,7 +543,7 @@ class _Writer:
                 if cls is str and item.isascii() and len(item) < short:  # most values, without a call
                     put(prefix[len(item)] + item.encode())
                     continue
-                if cls is int and -_WORD <= item < _WORD:
+                if cls is int and -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF:
                     put(b"i%d;" % item)
                     continue
                 scalar = scalar_of(id(cls))
@@ -576,7 +578,7 @@ class _Writer:
                 if cls is str and item.isascii() and len(item) < short:  # most values, without a call
                     put(prefix[len(item)] + item.encode())
                     continue
-                if cls is int and -_WORD <= item < _WORD:
+                if cls is int and -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF:
                     put(b"i%d;" % item)
                     continue
                 scalar = scalar_of(id(cls))

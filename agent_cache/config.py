@@ -70,7 +70,7 @@ def backend_from_url(url: str, parameter: str = "url") -> Backend:
     parts = urlsplit(url)
     if parts.scheme != "memory":
         raise ConfigurationError(parameter, url, "this version knows memory:// (with ?max_size= and ?max_bytes=)")
-    options: dict[str, int] = {}
+    options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query):
         if name not in ("max_size", "max_bytes") or not text.isdigit():
             raise ConfigurationError(parameter, url, "memory:// takes max_size and max_bytes, whole numbers")

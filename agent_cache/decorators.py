@@ -12,7 +12,7 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -51,7 +51,7 @@ if sys.version_info >= (3, 12):
     _task: Callable[..., Any] = asyncio.current_task
 else:
     _SAME_TASK = "{x}task(_r.loop) is _r.lane"
-    _task = asyncio.tasks._current_tasks.get
+    _task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined,unused-ignore]
 
 _HOT = """\
     _v = {x}view()
@@ -152,7 +152,7 @@ class AgentCache:
         self._cost = float(cost or 0)
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncTool[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTool[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: Callable[P, R]) -> SyncTool[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:

@@ -106,7 +106,7 @@ class CallShape:
             if p.kind is Parameter.KEYWORD_ONLY and not seen_star:
                 out.append("*")
                 seen_star = True
-            star = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(p.kind, "")
+            star = "*" if p.kind is Parameter.VAR_POSITIONAL else "**" if p.kind is Parameter.VAR_KEYWORD else ""
             default = "" if p.default is Parameter.empty else f"={self.prefix}d{i}"
             out.append(f"{star}{p.name}{default}")
             following = self.parameters[i + 1] if i + 1 < len(self.parameters) else None

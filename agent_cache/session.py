@@ -123,9 +123,9 @@ class AgentCacheSession:
         if self._reset is not None:
             raise ConfigurationError("session", self.session_id, "it is already open; make a second one to nest")
         outer = view_var.get().session
-        identity = self._own_identity
-        if identity is None:
-            identity = outer.identity if outer is not None else MappingProxyType({})
+        nobody: Mapping[str, object] = MappingProxyType({})
+        inherited = outer.identity if outer is not None else nobody
+        identity = inherited if self._own_identity is None else self._own_identity
         backend = self._own_backend or (outer.backend if outer is not None else None)
         self._key = (self.session_id, tuple((k, type(v), repr(v)) for k, v in identity.items()))
         chain = ("session", self.session_id, *(f"{k}={v!r}" for k, v in identity.items()))

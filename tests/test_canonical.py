@@ -276,9 +276,9 @@ DISTINCT: list[Any] = [
     collections.deque([1]),
     collections.deque([1], 5),
     dt.date(2026, 10, 25),
-    dt.datetime(2026, 10, 25),
+    dt.datetime(2026, 10, 25),  # noqa: DTZ001
     NAIVE,
-    NAIVE.replace(fold=1),  # noqa: DTZ001
+    NAIVE.replace(fold=1),
     NAIVE.replace(tzinfo=dt.UTC),
     NAIVE.replace(tzinfo=zoneinfo.ZoneInfo("UTC")),
     NAIVE.replace(tzinfo=BERLIN),
@@ -423,6 +423,9 @@ def test_decimal_form_does_not_follow_the_context() -> None:
 
 # --- generated values -------------------------------------------------------------------------------
 
+#: Random(seed), not st.randoms(): how often it is asked depends on the order of a set, which may vary.
+seeded = st.integers(0, 2**32).map(random.Random)
+
 json_atoms = (
     st.none()
     | st.booleans()
@@ -553,7 +556,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
 
 
 @settings(max_examples=500, deadline=None)
-@given(trees, st.randoms(use_true_random=False))
+@given(trees, seeded)
 def test_a_permutation_has_the_same_form_and_a_neighbour_another(value: Any, rng: random.Random) -> None:
     assert encoded(shuffled(value, rng)) == encoded(value)
     other = mutated(value, rng)
@@ -836,7 +839,7 @@ def test_blow_ups_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(60):
         frozen = frozenset({(frozen, index), (frozen, -index - 1)})
     text = "x" * 100_000
-    for value in (layers, frozen, [text] * 100, [{"a": 1}] * 20_000, {"k": layers}):
+    for value in (layers, frozen, text * 11, [text] * 100, [{"a": 1}] * 20_000, {"k": layers}):
         with pytest.raises(UnkeyableArgumentError, match="more than"):
             encoded(value)
     assert not aliasable(layers)
@@ -1038,7 +1041,7 @@ def strict(one: Any, other: Any) -> bool:
 
 
 @settings(max_examples=500, deadline=None)
-@given(json_trees, json_trees, st.randoms(use_true_random=False))
+@given(json_trees, json_trees, seeded)
 def test_alias_is_injective_and_agrees_with_the_key(one: Any, other: Any, rng: random.Random) -> None:
     assert aliasable(one)
     for second in (other, mutated(one, rng), shuffled(one, rng)):

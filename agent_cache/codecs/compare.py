@@ -15,14 +15,16 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import MemberDescriptorType, NoneType
-from typing import Any
+from typing import Any, TypeVar, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
-__all__ = ["ATOMS", "TIMED", "digest", "is_record", "same", "slots_of", "state_of"]
+__all__ = ["ATOMS", "TIMED", "digest", "is_record", "once_per_class", "same", "slots_of", "state_of"]
+
+_F = TypeVar("_F", bound=Callable[[Any], Any])
 
 PATHS: tuple[type, ...] = (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)
 
@@ -55,10 +57,16 @@ ATOMS = frozenset(_CANON) - {datetime, time, bytearray}
 #: Immutable when their tzinfo is one of ours.
 TIMED = frozenset({datetime, time})
 
+_IDENTITY: Any = object.__eq__
 _SCALAR_BASES = (str, bytes, int, float, complex, bytearray)
 
 
-@lru_cache(maxsize=4096)
+def once_per_class(question: _F) -> _F:
+    """Answer a question about a class once."""
+    return cast(_F, lru_cache(maxsize=4096)(question))
+
+
+@once_per_class
 def slots_of(cls: Any) -> tuple[tuple[str, Any], ...]:
     """Names and descriptors of all ``__slots__`` of a class, its bases' included."""
     found: dict[str, Any] = {}
@@ -85,7 +93,7 @@ def state_of(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return filled, own
 
 
-@lru_cache(maxsize=4096)
+@once_per_class
 def is_record(cls: Any) -> bool:
     """A pydantic model or a dataclass: a class whose instances are their state."""
     return issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls)
@@ -110,7 +118,7 @@ def _same(first: Any, second: Any) -> bool:
     seen: set[tuple[int, int]] = set()
     while todo:
         a, b = todo.pop()
-        kind = type(a)
+        kind: Any = type(a)
         if kind is not type(b):
             return False
         if a is b:
@@ -147,7 +155,7 @@ def _same(first: Any, second: Any) -> bool:
             if _CANON[base](_bare(base, a)) != _CANON[base](_bare(base, b)):
                 return False
         elif not known:
-            if kind.__eq__ is object.__eq__ or not bool(a == b):
+            if kind.__eq__ is _IDENTITY or not bool(a == b):
                 return False
             continue
         if kind not in _BARE:

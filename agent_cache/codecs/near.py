@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timezone
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from marshal import dumps, loads
 from sys import getsizeof
@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic_core import TzInfo
 
-from agent_cache.codecs.compare import ATOMS, TIMED, digest, is_record, state_of
+from agent_cache.codecs.compare import ATOMS, TIMED, digest, is_record, once_per_class, state_of
 from agent_cache.errors import UnstorableResultError
 
 __all__ = ["Stored", "is_json", "measure", "near", "refuse_stream"]
@@ -195,7 +195,7 @@ def is_json(root: Any) -> bool:
         items, types = _contents(level)
         if not types <= _JSON_TYPES:
             return False
-        if not all([set(map(type, box)) == _ONLY_STR for box in level if type(box) is dict and box]):
+        if any(box and set(map(type, box)) != _ONLY_STR for box in level if type(box) is dict):
             return False
         level = [] if types.isdisjoint(_JSON_BOXES) else [i for i in items if type(i) in _JSON_BOXES]
     return True
@@ -247,7 +247,7 @@ def refuse_stream(value: Any) -> None:
         raise UnstorableResultError("stream", type(value).__qualname__)
 
 
-@lru_cache(maxsize=1024)
+@once_per_class
 def _is_stream(kind: Any) -> bool:
     if issubclass(kind, (Iterator, AsyncIterator, Awaitable, io.IOBase, socket.socket)):
         return True
@@ -273,7 +273,7 @@ def _rigid(kind: Any) -> bool:
     return bool(kind.__dictoffset__ == 0 and kind.__setattr__ is object.__setattr__)
 
 
-@lru_cache(maxsize=4096)
+@once_per_class
 def _is_frozen(kind: Any) -> bool:
     params = vars(kind).get("__dataclass_params__")
     return params is not None and bool(params.frozen)

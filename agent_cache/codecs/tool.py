@@ -24,7 +24,7 @@ from agent_cache.errors import UnstorableResultError
 
 __all__ = ["Codec", "ToolCodec", "codec_for", "with_user_codec"]
 
-# A payload: one byte of format, four of CRC-32 over the rest, the rest.
+# A payload: one byte of format, four of CRC-32 over the rest (started from the format), the rest.
 _JSON, _TREE, _MODEL, _USER = b"J", b"T", b"P", b"U"
 _HEAD = 5
 
@@ -267,11 +267,11 @@ def _wrapped(error: Exception) -> UnstorableResultError:
 
 
 def _seal(form: bytes, body: bytes) -> bytes:
-    return b"".join((form, crc32(body).to_bytes(4, "big"), body))
+    return b"".join((form, crc32(body, form[0]).to_bytes(4, "big"), body))
 
 
 def _open(payload: bytes) -> tuple[bytes, bytes]:
     body = payload[_HEAD:]
-    if payload[1:_HEAD] != crc32(body).to_bytes(4, "big"):
+    if len(payload) < _HEAD or payload[1:_HEAD] != crc32(body, payload[0]).to_bytes(4, "big"):
         raise UnstorableResultError("codec_error", "checksum")
     return payload[:1], body

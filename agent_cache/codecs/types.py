@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 from enum import Enum
-from typing import Any, ForwardRef, get_args, get_origin, get_type_hints
+from typing import Any, ForwardRef, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, RootModel
 
@@ -125,7 +125,7 @@ class Reach:
         if is_enum:
             members = [
                 f"{key}={member.value!r}" if type(member.value) in ATOMS else key
-                for key, member in vars(cls)["_member_map_"].items()
+                for key, member in cast(Any, cls).__members__.items()
             ]
         else:
             members = [f"{key}:{self._describe(hint)}" for key, hint in self._fields(cls)]

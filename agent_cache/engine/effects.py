@@ -180,12 +180,13 @@ class Fly:
             if found is not None:
                 if _inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
                     return Flown(None, alone=True)
+                flight = found
             else:
-                mine = ThreadFlight(FLIGHTS, self.key, self.token)
-                FLIGHTS.add(mine)
+                flight = ThreadFlight(FLIGHTS, self.key, self.token)
+                FLIGHTS.add(flight)
         if found is None:
-            return Flown(mine.run(lambda: drive_blocking(self.line())), led=True)
-        landed = found.ride(share=share)
+            return Flown(flight.run(lambda: drive_blocking(self.line())), led=True)
+        landed = flight.ride(share=share)
         return Flown(landed if share else None)
 
 

@@ -139,6 +139,8 @@ _caller: ContextVar[_Session] = ContextVar("litmus_caller")
 
 _OWNED = {"mine": "user", "note": "session"}
 """Families of which everyone has their own, and by which scope."""
+_CALLS = {"single", "solo"}
+"""Families of which a write drops one call, not a resource."""
 
 
 class Schedule:
@@ -313,8 +315,11 @@ class Schedule:
     def _entities(self, family: str, ident: Any, session: _Session, *, whole: bool) -> tuple[Entity, ...]:
         owned = _OWNED.get(family)
         whose = (session.owner(owned),) if owned else ()
-        idents = [str(number) for number in range(self.mix.idents)] if whole else [str(ident)]
-        return tuple((family, *whose, text) for text in idents)
+        idents = range(self.mix.idents) if whole else [ident]
+        texts = [str(each) for each in idents]  # resources compare by text,
+        if family in _CALLS:  # calls by their arguments
+            texts = [repr(same) for each in idents for same in ((each, str(each)) if whole else (each,))]
+        return tuple((family, *whose, text) for text in texts)
 
     def _draw_ident(self) -> Any:
         ident = min(self._rng.randrange(self.mix.idents), self._rng.randrange(self.mix.idents))

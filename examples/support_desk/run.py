@@ -38,6 +38,7 @@ class Run:
     outcomes: dict[str, Outcome]
     calls: int
     ran: dict[str, int]
+    service_seconds: float
     seconds: float
     seconds_circling: float
     stale: list[str]
@@ -78,7 +79,9 @@ async def run_all(kind: str, pace: float = 1.0) -> Run:
             seconds += max(o.seconds for o in done)
     shop.close()
     audit = desk.audit
-    return Run(kind, outcomes, audit.calls, dict(shop.ran), seconds, seconds_circling, audit.stale, get_metrics())
+    return Run(
+        kind, outcomes, audit.calls, dict(shop.ran), shop.busy, seconds, seconds_circling, audit.stale, get_metrics()
+    )
 
 
 def differing(one: Run, other: Run) -> list[str]:
@@ -104,13 +107,14 @@ def table(runs: Sequence[Run]) -> str:
         ("tools really run", [f"{r.ran_total}" for r in runs]),
         ("calls answered from store", [f"{r.calls - r.ran_total}" for r in runs]),
         ("runs saved against no cache", [f"{plain.ran_total - r.ran_total}" for r in runs]),
+        ("seconds of the shop's service", [f"{r.service_seconds:.2f}" for r in runs]),
         ("seconds, honest talks", [f"{r.seconds:.2f}" for r in runs]),
         ("seconds, the circling one", [f"{r.seconds_circling:.2f}" for r in runs]),
         ("loops stopped", [f"{len(r.stopped)}" for r in runs]),
         ("stale answers", [f"{len(r.stale)}" for r in runs]),
         (f"answers that differ, of {same}", [f"{len(differing(plain, r))}" for r in runs]),
     ]
-    return "\n".join(f"{head:<30}" + "".join(f"{c:>14}" for c in cells) for head, cells in rows)
+    return "\n".join(f"{head:<32}" + "".join(f"{c:>14}" for c in cells) for head, cells in rows)
 
 
 def problems(plain: Run, only_reads: Run, cached: Run) -> list[str]:

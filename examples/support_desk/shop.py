@@ -80,6 +80,8 @@ class Shop:
         self.pace = pace
         self.ran: Counter[str] = Counter()
         """How often each tool's body really ran."""
+        self.busy = 0.0
+        """Seconds of service time all these calls took together."""
         self.commit_hooks: list[Callable[[], None]] = []
         """Called right after each commit, before anything else can run."""
         self._db = sqlite3.connect(":memory:")
@@ -178,6 +180,7 @@ class Shop:
         self.ran[tool] += 1
         jitter = random.Random(f"{self.seed} {tool} {args}").uniform(0.85, 1.15)
         delay = LATENCY_MS[tool] / 1000 * jitter * self.pace
+        self.busy += delay
         at = 0.5 if tool in WRITES else 0.2
         await asyncio.sleep(delay * at)
         answer = ask(*args)

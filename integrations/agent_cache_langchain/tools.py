@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from inspect import Parameter
 from typing import Any, TypeVar, get_type_hints
 
 from langchain_core.messages.tool import ToolOutputMixin
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool
+from pydantic import BaseModel
 
 from agent_cache import GLOBAL, AgentCache, AgentCacheInvalidator
 
@@ -27,7 +28,12 @@ _PER_CALL = frozenset({"callbacks", "run_manager", "tool_call_id"})  # tell the 
 
 
 def cached_tool(
-    tool: BaseTool, resource: str | Sequence[str], scope: str = GLOBAL, *, ignore: Iterable[str] = (), **options: Any
+    tool: BaseTool,
+    resource: str | list[str] | tuple[str, ...],
+    scope: str = GLOBAL,
+    *,
+    ignore: Iterable[str] = (),
+    **options: Any,
 ) -> StructuredTool:
     """A copy of ``tool`` whose answers come from the cache while they are true.
 
@@ -65,7 +71,7 @@ def cached_tool(
     return _rebuilt(checked, decorator)
 
 
-def invalidating_tool(tool: BaseTool, resource: str | Sequence[str], **options: Any) -> StructuredTool:
+def invalidating_tool(tool: BaseTool, resource: str | list[str] | tuple[str, ...], **options: Any) -> StructuredTool:
     """A copy of ``tool`` that drops what it makes stale, whether it returns, raises or is cancelled.
 
     Args:
@@ -107,8 +113,7 @@ def _properties(tool: StructuredTool) -> dict[str, bool]:
     if isinstance(schema, dict):
         required = schema.get("required", ())
         return {name: name in required for name in schema.get("properties", {})}
-    fields: dict[str, Any] = getattr(schema, "model_fields", None) or getattr(schema, "__fields__", {})
-    return dict.fromkeys(fields, True)
+    return dict.fromkeys(schema.model_fields if issubclass(schema, BaseModel) else schema.__fields__, True)
 
 
 def _injected(tool: StructuredTool, function: Callable[..., Any]) -> set[str]:

@@ -1,0 +1,68 @@
+"""A write wins: no schedule makes agent_cache serve a stale answer, hang, fail an innocent caller or get stuck.
+
+The normal run takes seconds; ``pytest -m soak`` searches for minutes. A failing seed is printed, and
+``python -m agent_cache.testing.litmus --seed N --operations 1`` shows it again.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_cache.testing.litmus import Report, main, run
+from agent_cache.testing.smallscope import cancellations, one_writer, two_writers
+
+
+def _right(report: Report) -> None:
+    assert report.ok, str(report)
+
+
+def test_random_schedules() -> None:
+    report = run(range(50))
+    assert report.operations == 20_000
+    _right(report)
+    assert report.hit_ratio >= 0.5
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_one_writer_and_three_readers_in_every_order(warm: bool) -> None:
+    _right(one_writer(warm=warm))
+
+
+@pytest.mark.parametrize("ends", ["refuse", "no_effect"])
+def test_two_writers_of_which_one_changes_nothing_in_every_order(ends: str) -> None:
+    _right(two_writers(ends=ends, warm=True))
+
+
+def test_a_writer_and_a_reader_cancelled_at_every_step() -> None:
+    _right(cancellations())
+
+
+def test_the_command_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--operations", "2000"]) == 0
+    assert "violations 0 (0.0 per 10,000" in capsys.readouterr().out
+
+
+@pytest.mark.soak
+def test_random_schedules_for_long() -> None:
+    report = run(range(1_000, 1_600))
+    assert report.operations == 240_000
+    _right(report)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("length", [50, 4_000])
+def test_short_and_long_schedules(length: int) -> None:
+    _right(run(range(5_000, 5_000 + 40_000 // length), length))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scope", ["session", "user"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_every_order_in_narrower_scopes(scope: str, warm: bool) -> None:
+    _right(one_writer(scope=scope, warm=warm))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ends", ["refuse", "no_effect"])
+def test_every_order_of_two_writers_from_cold(ends: str) -> None:
+    _right(two_writers(ends=ends))

@@ -1,0 +1,202 @@
+"""Teeth: take one mechanism of the cache away, and the litmus must notice.
+
+Each mutation is one that a well-meant simplification could make. If the litmus stays quiet about one, the litmus is at
+fault, or the mechanism is not needed (``test_the_move_at_the_end...`` tells such a case).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from agent_cache import tags
+from agent_cache.backends import memory
+from agent_cache.backends.memory import MemoryStore, TagRecord
+from agent_cache.clock import nonce
+from agent_cache.engine import calls
+from agent_cache.flight import FlightTable
+from agent_cache.testing.adapters import ALL_CHECKS, AgentCacheAdapter
+from agent_cache.testing.clock import FakeClock
+from agent_cache.testing.litmus import Report, run
+
+SEEDS = range(60)
+Patch = pytest.MonkeyPatch
+
+
+def _search() -> Report:
+    return run(SEEDS, stop_after=3)
+
+
+def _caught(report: Report, *promises: str) -> None:
+    assert report.failing_seeds, "the litmus did not notice"
+    for promise in promises:
+        assert report.broken[promise], str(report)
+
+
+def test_the_unmutated_cache_passes() -> None:
+    assert run(range(10)).ok
+
+
+def test_stamp_check_on_read(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(MemoryStore, "_is_current", lambda self, entry: True)
+    _caught(_search(), "C0", "C1", "C2", "C3")
+
+
+def test_token_check_at_fill(monkeypatch: Patch) -> None:
+    """The stamp check alone keeps stale values from being served, but a dead fill pushes out a live entry."""
+    monkeypatch.setattr(MemoryStore, "_accepts", lambda self, token, now: True)
+    _caught(_search(), "P5")
+
+
+def test_token_check_at_fill_where_the_entry_gets_the_stamp_of_the_fill(monkeypatch: Patch) -> None:
+    """A plain fenceless fill: whatever comes is stored as current."""
+
+    def accepts(self: MemoryStore, token: memory.Token, now: float) -> bool:
+        token.versions = tuple(record.version for record in token.records)
+        return True
+
+    monkeypatch.setattr(MemoryStore, "_accepts", accepts)
+    _caught(_search(), "C0", "C1", "C2")
+
+
+def test_window_at_begin(monkeypatch: Patch) -> None:
+    def begin(self: MemoryStore, tags: Sequence[tags.Tag], writer: str) -> memory.Window:
+        records = self._records_of(tags)
+        for record in records:
+            record.writers += 1
+        return memory.Window(records, nonce(), writer)
+
+    monkeypatch.setattr(MemoryStore, "begin", begin)
+    _caught(_search(), "C0")
+
+
+def test_marker_of_the_window(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(TagRecord, "is_written", lambda self, now: False)
+    _caught(_search(), "C0")
+
+
+def _without_moving(end: Callable[..., None]) -> Callable[..., None]:
+    """END that only takes the marker away."""
+
+    def mutated(self: MemoryStore, window: Any, **how: bool) -> None:
+        before = [(record, record.version, record.fence) for record in window.records]
+        end(self, window, **how)
+        for record, version, fence in before:
+            record.version, record.fence = version, fence
+
+    return mutated
+
+
+def _promised_without_marker(clock: FakeClock) -> AgentCacheAdapter:
+    """What is left to hold where windows can be lost: nothing is stale once the write has returned."""
+    return AgentCacheAdapter(clock, settle=1e-6, checks=frozenset({"C1", "C2", "P2", "P3"}))
+
+
+def test_the_move_at_the_end_is_what_holds_where_the_marker_is_lost(monkeypatch: Patch) -> None:
+    """In one process a marker is never lost, so BEGIN's move and the marker keep P1 alone. Take the marker away:
+    the move at the end still keeps all reads after the write right; without it they are stale.
+    """
+    monkeypatch.setattr(TagRecord, "is_written", lambda self, now: False)
+    report = run(range(1, 40), make_adapter=_promised_without_marker)
+    assert report.violations == 0, str(report)
+    monkeypatch.setattr(MemoryStore, "end", _without_moving(MemoryStore.end))
+    _caught(run(range(1, 40), make_adapter=_promised_without_marker, stop_after=3), "C1")
+
+
+def test_end_on_success_only(monkeypatch: Patch) -> None:
+    end = MemoryStore.end
+
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool) -> None:
+        if unknown:
+            for record, before in zip(window.records, window.before, strict=True):
+                record.writers -= 1
+                record.version = before
+            window.closed = True
+        else:
+            end(self, window, unknown=unknown, no_effect=no_effect)
+
+    monkeypatch.setattr(MemoryStore, "end", mutated)
+    _caught(_search(), "C1")
+
+
+def test_settling_after_an_unknown_outcome(monkeypatch: Patch) -> None:
+    end = MemoryStore.end
+    monkeypatch.setattr(MemoryStore, "end", lambda self, window, **how: end(self, window, **{**how, "unknown": False}))
+    _caught(_search(), "C0")
+
+
+def test_restore_only_where_nobody_else_moved(monkeypatch: Patch) -> None:
+    end = MemoryStore.end
+
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool) -> None:
+        end(self, window, unknown=unknown, no_effect=no_effect)
+        if no_effect:
+            for record, before in zip(window.records, window.before, strict=True):
+                record.version = before
+
+    monkeypatch.setattr(MemoryStore, "end", mutated)
+    _caught(_search(), "C1")
+
+
+def test_no_effect_restores_what_was_cached(monkeypatch: Patch) -> None:
+    """A cache that treats a declared non-write as a write is right, only slower: nothing to be caught."""
+    end = MemoryStore.end
+    monkeypatch.setattr(MemoryStore, "end", lambda self, window, **how: end(self, window, **{**how, "no_effect": False}))
+    assert run(range(20)).violations == 0
+
+
+def test_flight_keyed_by_token(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(FlightTable, "joinable", lambda self, flight, token, arrived: True)
+    _caught(_search(), "C0", "C1", "C2")
+
+
+def test_flights_shared_at_all(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(FlightTable, "joinable", lambda self, flight, token, arrived: False)
+    _caught(_search(), "P5")
+
+
+@pytest.mark.parametrize(
+    "chains",
+    [
+        pytest.param(lambda chain: (chain,), id="only its own"),
+        pytest.param(lambda chain: (tags.EVERYONE,), id="only everyone's"),
+    ],
+)
+def test_scope_as_a_second_chain(monkeypatch: Patch, chains: Callable[[tags.Chain], tuple[tags.Chain, ...]]) -> None:
+    monkeypatch.setattr(tags, "read_chains", chains)
+    _caught(_search(), "C0", "C1", "C2")
+
+
+def test_scope_in_the_key(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(calls, "_entry_key", lambda digest, identity: digest)
+    _caught(_search(), "P3")
+
+
+def test_a_scoped_write_of_what_others_read_too_reaches_everyone(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(type(calls.scopes_of_reads), "all_have", lambda self, resources, scope: True)
+    _caught(_search(), "C1")
+
+
+def test_parents_of_a_path(monkeypatch: Patch) -> None:
+    """A write of ``item:1`` that forgets the list ``item``."""
+
+    def write_tags(paths: Any, chain: tags.Chain) -> tuple[tags.Tag, ...]:
+        return tuple(tag for path in paths for tag in (("any", chain, path), ("all", chain, path)))
+
+    monkeypatch.setattr(calls, "write_tags", write_tags)
+    _caught(_search(), "C1")
+
+
+def test_children_of_a_path(monkeypatch: Patch) -> None:
+    """A write of the whole ``item`` that forgets ``item:1``."""
+    write_tags = tags.write_tags
+    monkeypatch.setattr(
+        calls, "write_tags", lambda paths, chain: tuple(t for t in write_tags(paths, chain) if t[0] == "any")
+    )
+    _caught(_search(), "C1")
+
+
+def test_all_checks_are_on_by_default() -> None:
+    assert AgentCacheAdapter(FakeClock()).checks == ALL_CHECKS
