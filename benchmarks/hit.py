@@ -37,6 +37,8 @@ SECTIONS = ("hit", "json", "own", "miss", "crowd", "bytes")
 ACCELERATORS = ("msgspec", "orjson")
 HUGE = 10**9
 PAGE = 3
+ALL_ON = "nothing: tags, ttl, metrics, session, loop detector on"
+SHARES = "shares one object between all callers"
 
 
 # ------------------------------------------------------------------ what is measured and how
@@ -370,9 +372,8 @@ class Ours(Library):
 
     def _wrap(self, body: Tool, size: int | None, resource: str) -> Tool:
         backend = self._ac.MemoryBackend(max_size=max(size or 0, 10_000) * 2)
-        tool: Tool = self._ac.AgentCache(
-            resource, scope=self._scope, ttl=3600, maxsize=size, backend=backend
-        )(body)
+        wrap = self._ac.AgentCache(resource, scope=self._scope, ttl=3600, maxsize=size, backend=backend)
+        tool: Tool = wrap(body)
         return tool
 
     def small(self, body: Tool, size: int) -> Tool:
@@ -402,9 +403,8 @@ def rivals(section: str, case: str) -> tuple[list[Library], list[Row]]:
         try:
             present.append(rival())
         except ImportError:
-            missing.append(
-                Row(section, case, rival.name, remark=f"missing (pip install {rival.distribution})")
-            )
+            install = f"missing (pip install {rival.distribution})"
+            missing.append(Row(section, case, rival.name, remark=install))
     return present, missing
 
 
@@ -500,9 +500,7 @@ async def section_hit(plan: Plan) -> list[Row]:
                 micro(times[library.name]),
                 goal="<= 2.5" if mine else "",
                 remark=all_hits(sources[library.name]),
-                leaves_out="nothing: tags, ttl, metrics, session, loop detector on"
-                if mine
-                else library.leaves_out,
+                leaves_out=ALL_ON if mine else library.leaves_out,
             )
         )
     rows.append(Row("hit", case, "FLOOR", Figure(1, 1, 1), micro(times["FLOOR"])))
@@ -582,9 +580,7 @@ async def section_own(plan: Plan) -> list[Row]:
                 source = sources[library.name] = Source(value)
                 call = library.own(source.small())
                 if call is None:
-                    rows.append(
-                        Row("own", case, library.name, remark="shares one object between all callers")
-                    )
+                    rows.append(Row("own", case, library.name, remark=SHARES))
                     continue
                 await call(user_id="user-17", page=PAGE)
                 spoil(await call(user_id="user-17", page=PAGE))
@@ -668,10 +664,8 @@ async def section_crowd(plan: Plan) -> list[Row]:
         others, missing = rivals("crowd", case)
         rows += missing
         ours = Ours(resource="orders")
-        sources = {library.name: Source(value, seconds=0.02) for library in (ours, *others)}
-        calls = {
-            library.name: library.crowd(sources[library.name].small(), 1024) for library in (ours, *others)
-        }
+        sources = {one.name: Source(value, seconds=0.02) for one in (ours, *others)}
+        calls = {one.name: one.crowd(sources[one.name].small(), 1024) for one in (ours, *others)}
         pages = iter(range(HUGE))
 
         async def shared(value: Any = value) -> float:
@@ -699,9 +693,7 @@ async def section_crowd(plan: Plan) -> list[Row]:
             batches |= {name: crowd(call) for name, call in calls.items()}
             times = await interleave(batches, plan.crowd_rounds)
             runs = {name: source.loads / (plan.crowd_rounds + 1) for name, source in sources.items()}
-            after = {
-                name: await cancel_first(call, sources[name], next(pages)) for name, call in calls.items()
-            }
+            after = {name: await cancel_first(calls[name], sources[name], next(pages)) for name in calls}
         for library in (ours, *others):
             mine = library is ours
             rows.append(
@@ -832,9 +824,8 @@ def without_accelerators(sections: Sequence[str], quick: bool) -> list[Row]:
     if not wanted or not any(optional(name) for name in ACCELERATORS):
         return []
     command = [sys.executable, str(Path(__file__).resolve()), "--plain", "--json", "-", "--only", *wanted]
-    done = subprocess.run(
-        command + (["--quick"] if quick else []), capture_output=True, text=True, check=True
-    )
+    command += ["--quick"] if quick else []
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     again: list[Row] = []
     for row in json.loads(done.stdout)["rows"]:
         if row["name"].startswith("agent_cache"):
@@ -871,9 +862,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"of {', '.join(SECTIONS)}",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE, - for standard output")
-    parser.add_argument(
-        "--plain", action="store_true", help=f"hide {' and '.join(ACCELERATORS)}, no comparison"
-    )
+    parser.add_argument("--plain", action="store_true", help=f"hide {' and '.join(ACCELERATORS)}")
     parser.add_argument("--bytes-of", nargs=2, metavar=("NAME", "ENTRIES"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     plan = QUICK if options.quick else FULL

@@ -109,9 +109,10 @@ async def measure(step: Step, calls: int) -> tuple[float, float]:
 
 
 async def decompose(calls: int) -> None:
-    empty = [
-        await seconds_per_call(nothing, calls) / await seconds_per_call(floor, calls) for _ in range(ROUNDS)
-    ]
+    empty: list[float] = []
+    for _ in range(ROUNDS):
+        base = await seconds_per_call(floor, calls)
+        empty.append(await seconds_per_call(nothing, calls) / base)
     print(f"{'':<28}{'x FLOOR':>9}{'step':>8}{'us':>8}")
     print(f"{'a coroutine alone':<28}{statistics.median(empty):>9.2f}")
     before = 0.0

@@ -218,11 +218,9 @@ class Toolbox:
             return tuple(f"{self._prefix}{resource}" for resource in self._all_resources), {}
         if self.policy.drops == "resource":
             return tuple(dict.fromkeys(f"{self._prefix}{resource}" for resource, _ in line.writes)), {}
-        templates = tuple(
-            f"{self._prefix}{resource}:{{entities[w{index}]}}"
-            for index, (resource, _) in enumerate(line.writes)
-        )
-        return templates, {f"w{index}": entity for index, (_, entity) in enumerate(line.writes)}
+        named = {f"w{index}": tag for index, tag in enumerate(line.writes)}
+        templates = tuple(f"{self._prefix}{tag[0]}:{{entities[{name}]}}" for name, tag in named.items())
+        return templates, {name: tag[1] for name, tag in named.items()}
 
     def _read_tool(self, tool: str, resource: str) -> ReadTool:
         made = self._reads.get((tool, resource))
@@ -237,9 +235,9 @@ class Toolbox:
             return world.answer()
 
         read.__name__ = read.__qualname__ = f"{tool}__{len(self._reads)}"
-        return AgentCache(resource, scope=self.policy.scope, ttl=3600, maxsize=None, backend=self._backend)(
-            read
-        )
+        scope, backend = self.policy.scope, self._backend
+        made = AgentCache(resource, scope=scope, ttl=3600, maxsize=None, backend=backend)(read)
+        return made
 
     def _write_tool(self, tool: str, resources: tuple[str, ...]) -> WriteTool:
         made = self._writes.get((tool, resources))
@@ -286,9 +284,8 @@ async def replay(lines: Sequence[Line], policy: Policy) -> Outcome:
             if policy.scope == "session":
                 caller = sessions.get(line.session)
                 if caller is None:
-                    caller = sessions[line.session] = await stack.enter_async_context(
-                        Caller(line.session, backend)
-                    )
+                    caller = await stack.enter_async_context(Caller(line.session, backend))
+                    sessions[line.session] = caller
             await count(toolbox, line, outcome, caller)
     return outcome
 
@@ -316,9 +313,7 @@ class Caller:
     def __init__(self, name: str, backend: MemoryBackend) -> None:
         self._name = name
         self._backend = backend
-        self._work: asyncio.Queue[tuple[Callable[[], Awaitable[str]], asyncio.Future[str]] | None] = (
-            asyncio.Queue()
-        )
+        self._work: asyncio.Queue[tuple[Call, asyncio.Future[str]] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Caller:
@@ -389,10 +384,8 @@ def table(rows: Sequence[Row]) -> str:
     out = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         out.append(f"\n{dataset}")
-        out.append(
-            f"  {'policy':<40}{'reads':>6}{'hits':>6}{'rate':>8}{'ideal':>8}"
-            f"{'diff pp':>9}{'stale':>7}{'ideal':>7}"
-        )
+        heads = f"{'reads':>6}{'hits':>6}{'rate':>8}{'ideal':>8}{'diff pp':>9}{'stale':>7}{'ideal':>7}"
+        out.append(f"  {'policy':<40}{heads}")
         for row in rows:
             if row.dataset == dataset:
                 out.append(
@@ -421,9 +414,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None, policies: Sequence[Policy] = POLICIES) -> int:
     parser = argparse.ArgumentParser(description="Replay recorded agent traffic through decorated tools.")
-    parser.add_argument(
-        "--data", type=Path, default=HERE / "data", metavar="DIR", help="folder of the workloads"
-    )
+    parser.add_argument("--data", type=Path, default=HERE / "data", metavar="DIR", help="where they are")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args(argv)
     logging.getLogger("agent_cache").setLevel(logging.ERROR)
@@ -452,9 +443,7 @@ def main(argv: Sequence[str] | None = None, policies: Sequence[Policy] = POLICIE
         for problem in problems:
             print(f"WRONG: {problem}")
         if not problems:
-            print(
-                f"All well: nothing stale where writes invalidate, every hit rate within {TOLERANCE_PP:g} pp."
-            )
+            print(f"All well: nothing stale where writes invalidate, hit rates within {TOLERANCE_PP:g} pp.")
     return 1 if problems else 0
 
 

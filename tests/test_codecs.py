@@ -118,7 +118,7 @@ atoms = (
 zones = st.none() | st.timezones() | st.sampled_from([UTC, timezone(timedelta(hours=1), "X")])
 rich = (
     atoms
-    | st.decimals()
+    | st.decimals().filter(lambda number: not number.is_snan())
     | st.dates()
     | st.datetimes(timezones=zones)
     | st.times(timezones=zones)
@@ -143,10 +143,6 @@ def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         ),
         max_leaves=12,
     )
-
-
-def without_signalling(value: Any) -> bool:
-    return "sNaN" not in repr(value)
 
 
 @settings(max_examples=300, deadline=None)
@@ -188,7 +184,7 @@ def test_same_is_what_repr_says(a: Any, b: Any) -> None:
         bytearray(b"abc"),
         [bytearray(b"abc")],
         Decimal("1.10"),
-        [Decimal("-0"), Decimal("sNaN12"), Decimal("1E+9000")],
+        [Decimal("-0"), Decimal("NaN12"), Decimal("1E+9000")],
         datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris")),
         [datetime(2024, 1, 1, tzinfo=TzInfo(3600)), time(2, fold=1), UTC],
         [timezone(timedelta(0), "UTC"), timezone(timedelta(seconds=-90), "odd")],
@@ -202,11 +198,14 @@ def test_same_is_what_repr_says(a: Any, b: Any) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_corners_come_back(value: Any) -> None:
-    if "sNaN" in repr(value):
-        assert same(ANY.freeze(value).fresh(), value)
-        assert same(ANY.thaw_payload(ANY.freeze(value).payload()).fresh(), value)
-    else:
-        round_trips(ANY, value)
+    round_trips(ANY, value)
+
+
+def test_a_signalling_nan_comes_back() -> None:
+    value = [Decimal("sNaN12")]
+    stored = ANY.freeze(value)
+    assert same(stored.fresh(), value)
+    assert same(ANY.thaw_payload(stored.payload()).fresh(), value)
 
 
 def test_order_of_a_dict_is_kept() -> None:
@@ -511,8 +510,7 @@ def test_reachable_classes_come_back(annotation: Any, make: Callable[[], Any]) -
 )
 def test_any_mixture_comes_back(value: list[Any]) -> None:
     codec = codec_for(list[Loose | Node | Item | Colour | Perm | Level])
-    if all(map(without_signalling, value)):
-        round_trips(codec, value)
+    round_trips(codec, value)
 
 
 def test_a_frozen_dataclass_of_immutables_is_shared() -> None:

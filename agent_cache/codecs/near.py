@@ -251,8 +251,9 @@ def refuse_stream(value: Any) -> None:
 def _is_stream(kind: Any) -> bool:
     if issubclass(kind, (Iterator, AsyncIterator, Awaitable, io.IOBase, socket.socket)):
         return True
-    # wrapped files (tempfile, codecs), HTTP bodies, stream readers
-    return hasattr(kind, "__next__") or (hasattr(kind, "read") and hasattr(kind, "close"))
+    # wrapped files (tempfile, codecs), HTTP bodies, stream readers: what is closed is open
+    closes = hasattr(kind, "close") and (hasattr(kind, "read") or hasattr(kind, "__exit__"))
+    return closes or hasattr(kind, "__next__")
 
 
 def immutable(value: Any) -> bool:

@@ -8,6 +8,7 @@ are made in which order, and how a cache is put in front of them.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 __all__ = ["Entity", "Load", "LoadFailed", "Reading", "Value", "Window", "World"]
@@ -29,8 +30,10 @@ class Load:
     owner: str
     entities: tuple[Entity, ...]
     start: int
+    asked: int
+    """When the call was made for which it runs."""
     clean: bool
-    """Began while no write to its entities was running or settling."""
+    """Asked for and begun while no write to its entities was running or settling."""
     running: bool = True
     ended: int = 0
     ok: bool = False
@@ -100,6 +103,7 @@ class World:
         self._quiet_at: defaultdict[Entity, float] = defaultdict(float)
         self._seen: defaultdict[str, Counter[Entity]] = defaultdict(Counter)
         self._shareable: dict[tuple[str, ...], Load] = {}
+        self._asked: ContextVar[int] = ContextVar("litmus_asked", default=0)
 
     def tick(self) -> int:
         """The number of the next event."""
@@ -146,11 +150,13 @@ class World:
 
     def load_begins(self, key: tuple[str, ...], owner: str, entities: tuple[Entity, ...], time: float) -> Load:
         """A read tool begins to run."""
-        clean = not any(self._open[e] or time < self._quiet_at[e] for e in entities)
-        load = Load(len(self.loads), key, owner, entities, self.tick(), clean)
+        asked = self._asked.get()
+        touched = max(self._touched[e] for e in entities)
+        clean = asked > touched and not any(self._open[e] or time < self._quiet_at[e] for e in entities)
+        load = Load(len(self.loads), key, owner, entities, self.tick(), asked, clean)
         self.loads.append(load)
         before = self._shareable.get(key)
-        if before is not None and before.start > max(self._touched[e] for e in entities):
+        if before is not None and min(asked, before.asked) > touched:
             if before.ok:
                 self._refetch(load, before)
                 return load
@@ -181,12 +187,14 @@ class World:
     def read_begins(self, session: str, key: tuple[str, ...], owner: str, entities: tuple[Entity, ...]) -> Reading:
         """A read tool is being called."""
         seen = self._seen[session]
+        event = self.tick()
+        self._asked.set(event)
         return Reading(
             session,
             key,
             owner,
             entities,
-            self.tick(),
+            event,
             self.current(entities),
             tuple(self._returned[e] for e in entities),
             tuple(seen[e] for e in entities),

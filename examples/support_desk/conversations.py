@@ -246,7 +246,7 @@ CIRCLING = Conversation(
         Turn(
             "Where is order 1007? Do not stop until you know.",
             [
-                *([Call("track_parcel", {"order_id": 1007})] for _ in range(25)),
+                *([Call("track_parcel", {"order_id": 1007})] for _ in range(20)),
                 lambda s: f"I could not find out: {s['track_parcel']['place']}.",
             ],
         ),

@@ -139,9 +139,10 @@ def problems(plain: Run, only_reads: Run, cached: Run) -> list[str]:
 async def main(pace: float = 1.0) -> int:
     """Run, compare, print; the exit code."""
     await run_all(PLAIN, pace=0)  # imports and first calls are nobody's time
-    runs = [await run_all(kind, pace) for kind in (PLAIN, ONLY_READS, CACHED)]
+    rounds = [[await run_all(kind, pace) for kind in (PLAIN, ONLY_READS, CACHED)] for _ in range(2)]
+    runs = [min(same, key=lambda r: r.seconds) for same in zip(*rounds, strict=True)]
     plain, only_reads, cached = runs
-    print(f"{sum(len(r) for _, r in ROUNDS)} conversations, each run on a fresh shop\n")
+    print(f"{sum(len(r) for _, r in ROUNDS)} conversations, twice on a fresh shop each; the faster time counts\n")
     print(table(runs))
     print(f"\n'{ONLY_READS}' is there for contrast: the reads are cached, the writes are not declared.")
     for outcome in plain.outcomes.values():
@@ -153,7 +154,7 @@ async def main(pace: float = 1.0) -> int:
                 f"script\n  ({len(outcome.answers) - 1} times the same call), with it the session "
                 f"stops it:\n  {stop}"
             )
-    found = problems(plain, only_reads, cached)
+    found = [line for three in rounds for line in problems(*three)]
     print("\n" + ("\n".join(found) if found else "Every answer is the same. None was stale."))
     return 1 if found else 0
 

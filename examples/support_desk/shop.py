@@ -166,7 +166,7 @@ class Shop:
     async def serve(self, tool: str, ask: Callable[..., T], *args: object) -> T:
         """Run ``ask(*args)`` the way a remote service would.
 
-        The database is asked after a fifth of the time on a read and after half of it on a
+        The database is asked after a tenth of the time on a read and after most of it on a
         write, so that a read can be under way with an old answer when a write commits.
 
         Args:
@@ -181,7 +181,7 @@ class Shop:
         jitter = random.Random(f"{self.seed} {tool} {args}").uniform(0.85, 1.15)
         delay = LATENCY_MS[tool] / 1000 * jitter * self.pace
         self.busy += delay
-        at = 0.5 if tool in WRITES else 0.2
+        at = 0.7 if tool in WRITES else 0.1
         await asyncio.sleep(delay * at)
         answer = ask(*args)
         await asyncio.sleep(delay * (1 - at))

@@ -87,9 +87,7 @@ def test_a_hit_rate_off_the_ideal_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("present", ["nothing", "expected.json only"])
-def test_missing_data_is_said_plainly(
-    present: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_data_is_said(present: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if present != "nothing":
         (tmp_path / "expected.json").write_bytes((DATA / "expected.json").read_bytes())
     assert replay.main(["--data", str(tmp_path)]) == 2
