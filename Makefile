@@ -16,7 +16,9 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test soak lint format replay bench-hit notebook clean
+LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
+
+.PHONY: help demo test soak lint $(LINTS) format replay bench-hit notebook clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -30,11 +32,22 @@ test: $(VENV)/.stamp-test
 soak: $(VENV)/.stamp-test
 	HYPOTHESIS_PROFILE=soak $(PY) -m pytest -m soak $(ARGS)
 
-lint: $(VENV)/.stamp-lint
+# `make -k lint` goes on after the first that fails.
+lint: $(LINTS)
+
+lint-rules: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .
+
+lint-format: $(VENV)/.stamp-lint
 	$(BIN)/ruff format --check .
+
+lint-mypy: $(VENV)/.stamp-lint
 	$(BIN)/mypy
+
+lint-pyright: $(VENV)/.stamp-lint
 	$(BIN)/basedpyright --pythonpath $(PY)
+
+lint-imports: $(VENV)/.stamp-lint
 	$(BIN)/lint-imports
 
 format: $(VENV)/.stamp-lint

@@ -24,7 +24,7 @@ from agent_cache.engine.drivers import drive, drive_blocking
 from agent_cache.engine.guard import lane
 from agent_cache.engine.lines import explain_line, invalidate_all_line, invalidate_line, read_line, write_line
 from agent_cache.engine.tools import ReadTool, WriteTool
-from agent_cache.errors import ConfigurationError
+from agent_cache.errors import ConfigurationError, UnstorableResultError
 from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
 from agent_cache.policy import (
@@ -65,7 +65,12 @@ _HOT = """\
                 if len(_l) < _v.room:
                     _l.append(_r)
                     _e.visited = True
-                    return _s.value if _s.thaw is None else _s.thaw()
+                    if _s.thaw is None:
+                        return _s.value
+                    try:
+                        return _s.thaw()
+                    except {x}unreadable:
+                        pass
     return {wait}{x}slow({x}tool, _v, {values})"""
 
 
@@ -300,6 +305,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
         f"{x}task": _task,
         f"{x}lane": lane,
         f"{x}len": len,
+        f"{x}unreadable": UnstorableResultError,
     }
     body = body.replace("len(_l)", f"{x}len(_l)")
     kind = "async def" if tool.is_async else "def"

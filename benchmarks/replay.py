@@ -225,7 +225,7 @@ class Toolbox:
     def _read_tool(self, tool: str, resource: str) -> ReadTool:
         made = self._reads.get((tool, resource))
         if made is None:
-            made = self._reads[tool, resource] = self._make_read(tool, resource)
+            made = self._make_read(tool, resource)
         return made
 
     def _make_read(self, tool: str, resource: str) -> ReadTool:
@@ -236,7 +236,8 @@ class Toolbox:
 
         read.__name__ = read.__qualname__ = f"{tool}__{len(self._reads)}"
         scope, backend = self.policy.scope, self._backend
-        made = AgentCache(resource, scope=scope, ttl=3600, maxsize=None, backend=backend)(read)
+        made: ReadTool = AgentCache(resource, scope=scope, ttl=3600, maxsize=None, backend=backend)(read)
+        self._reads[tool, resource] = made
         return made
 
     def _write_tool(self, tool: str, resources: tuple[str, ...]) -> WriteTool:

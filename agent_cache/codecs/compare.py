@@ -31,14 +31,14 @@ PATHS: tuple[type, ...] = (PurePosixPath, PureWindowsPath, PosixPath, WindowsPat
 # A canonical, comparable and hashable form per exact type. `datetime` and `time` leave
 # their tzinfo out: it is compared as a value of its own.
 _CANON: dict[type, Callable[[Any], Any]] = {
-    NoneType: lambda v: None,
+    NoneType: lambda v: v,
     bool: lambda v: v,
     int: lambda v: v,
     str: lambda v: v,
     bytes: lambda v: v,
     float: float.hex,  # tells -0.0 from 0.0, and all NaN are one
     complex: lambda v: (v.real.hex(), v.imag.hex()),
-    Decimal: lambda v: str(v),  # tells 1.0 from 1.00
+    Decimal: str,  # tells 1.0 from 1.00
     date: lambda v: v,
     timedelta: lambda v: v,
     datetime: lambda v: (v.replace(tzinfo=None).isoformat(), v.fold),
@@ -71,9 +71,8 @@ def slots_of(cls: Any) -> tuple[tuple[str, Any], ...]:
     """Names and descriptors of all ``__slots__`` of a class, its bases' included."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        for name, member in vars(base).items():
-            if type(member) is MemberDescriptorType and base.__module__ != "builtins":
-                found[name] = member
+        if base.__module__ != "builtins":
+            found |= {name: each for name, each in vars(base).items() if type(each) is MemberDescriptorType}
     return tuple(found.items())
 
 
@@ -136,36 +135,40 @@ def _same(first: Any, second: Any) -> bool:
         if pair in seen:
             continue
         seen.add(pair)
-        known = is_record(kind)
-        if issubclass(kind, (list, tuple, deque)):
-            if len(a) != len(b) or getattr(a, "maxlen", None) != getattr(b, "maxlen", None):
-                return False
-            todo.extend(zip(a, b, strict=True))
-        elif issubclass(kind, dict):
-            if len(a) != len(b):
-                return False
-            todo.extend(zip(dict.keys(a), dict.keys(b), strict=True))
-            todo.extend(zip(dict.values(a), dict.values(b), strict=True))
-            if issubclass(kind, defaultdict) and a.default_factory is not b.default_factory:
-                return False
-        elif issubclass(kind, (set, frozenset)):
-            if not _same_members(a, b):
-                return False
-        elif (base := next((s for s in _SCALAR_BASES if issubclass(kind, s)), None)) is not None:
-            if _CANON[base](_bare(base, a)) != _CANON[base](_bare(base, b)):
-                return False
-        elif not known:
-            if kind.__eq__ is _IDENTITY or not bool(a == b):
-                return False
-            continue
-        if kind not in _BARE:
-            slots_a, own_a = state_of(a)
-            slots_b, own_b = state_of(b)
-            for left, right in ((slots_a, slots_b), (own_a, own_b)):
-                if list(left) != list(right):
-                    return False
-                todo.extend(zip(left.values(), right.values(), strict=True))
+        parts = _parts(a, b, kind)
+        if parts is None:
+            return False
+        todo += parts
     return True
+
+
+def _parts(a: Any, b: Any, kind: Any) -> list[tuple[Any, Any]] | None:
+    """Pairs that must be the same for two values of one type to be; None when they cannot be."""
+    pairs: list[tuple[Any, Any]] = []
+    if issubclass(kind, (list, tuple, deque)):
+        if len(a) != len(b) or getattr(a, "maxlen", None) != getattr(b, "maxlen", None):
+            return None
+        pairs += zip(a, b, strict=True)
+    elif issubclass(kind, dict):
+        if len(a) != len(b) or getattr(a, "default_factory", None) is not getattr(b, "default_factory", None):
+            return None
+        pairs += zip(dict.keys(a), dict.keys(b), strict=True)
+        pairs += zip(dict.values(a), dict.values(b), strict=True)
+    elif issubclass(kind, (set, frozenset)):
+        if not _same_members(a, b):
+            return None
+    elif (base := next((s for s in _SCALAR_BASES if issubclass(kind, s)), None)) is not None:
+        if _CANON[base](_bare(base, a)) != _CANON[base](_bare(base, b)):
+            return None
+    elif not is_record(kind):
+        return pairs if kind.__eq__ is not _IDENTITY and bool(a == b) else None
+    if kind in _BARE:
+        return pairs
+    for left, right in zip(state_of(a), state_of(b), strict=True):
+        if list(left) != list(right):
+            return None
+        pairs += zip(left.values(), right.values(), strict=True)
+    return pairs
 
 
 def _bare(base: Any, value: Any) -> Any:

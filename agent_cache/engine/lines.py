@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, Missing, NewEntry, Token
+from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View, Warm
 from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read, prepare_write
@@ -23,7 +24,7 @@ from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Begin, Down, End, Fill, Fly, Flown, Load, Move, Ran, Run
 from agent_cache.engine.guard import Watch, enter, overruled, react, settle
 from agent_cache.engine.tools import ReadTool, WriteTool
-from agent_cache.errors import AgentLoopDetectedError, NoEffect, UnstorableResultError
+from agent_cache.errors import AgentLoopDetectedError, NoEffect, UnkeyableArgumentError, UnstorableResultError
 from agent_cache.flight import Landed
 from agent_cache.model import CallEvent, Explanation, InvalidationEvent, LoopEvent, Outcome
 from agent_cache.tags import call_path, spell, write_tags
@@ -100,9 +101,9 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if action == "run":
         return None
     if action == "short_circuit":
-        stored = watch.state.results.get(watch.key)
-        if stored is not None:
-            return Answer(stored.fresh())
+        last = _own(watch.state.results.get(watch.key))
+        if last is not None:
+            return last
     return Answer(error=AgentLoopDetectedError(event))
 
 
@@ -172,7 +173,7 @@ def _hit(
         watch.state.remember(watch.key, found.stored)
     if near is not None and view.mode == "normal" and not settings.notices.observers and (watch is None or watch.counted):
         key = tool.shape.hot_key(values)
-        if key is not None and near.current():
+        if key is not None and near.current() and _unchanged(tool, values, call, key):
             lane = watch.track.lane if watch is not None else None
             loop = lane.get_loop() if hasattr(lane, "get_loop") else None
             track = watch.track if watch is not None else None
@@ -180,13 +181,31 @@ def _hit(
     return Answer(value)
 
 
+def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tuple[Any, ...]) -> bool:
+    """Whether mutable arguments are still those the call was keyed by: somebody may hold and change them."""
+    if not any(type(part) is bytes for part in key):
+        return True
+    try:
+        return cache_key(tool, values) == call.cache_key and tool.shape.hot_key(values) == key
+    except UnkeyableArgumentError:
+        return False
+
+
 def _share(landed: Landed) -> Answer | None:
     """A joiner's own value, the load's error, or None where the value cannot be copied."""
     if landed.error is not None:
         return Answer(error=landed.error)
-    if landed.stored is None:
+    return _own(landed.stored)
+
+
+def _own(stored: Stored | None) -> Answer | None:
+    """A copy for one caller; None where there is nothing to copy or it cannot be read."""
+    if stored is None:
         return None
-    return Answer(landed.stored.fresh())
+    try:
+        return Answer(stored.fresh())
+    except UnstorableResultError:
+        return None
 
 
 def _uncached(

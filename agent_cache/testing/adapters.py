@@ -88,13 +88,13 @@ class AgentCacheAdapter:
         *,
         make_backend: Callable[[FakeClock, float], Any] | None = None,
         settle: float = 0.02,
-        lease: float = 30.0,
+        lease: float | None = None,
         checks: frozenset[str] = ALL_CHECKS,
     ) -> None:
         import agent_cache
 
         self.settle = settle
-        self.lease: float | None = lease
+        self.lease = lease
         self.checks = checks
         self.no_effect: type[Exception] | None = agent_cache.NoEffect
         if make_backend is None:

@@ -22,6 +22,7 @@ __all__ = ["Mix", "Outcome", "Plan", "Schedule", "WriteFailed"]
 _LANES = 3
 _BACKGROUND = 4
 _ALL = "all"
+_FROZEN = 100.0
 
 
 class WriteFailed(Exception):  # noqa: N818 - the litmus's tools fail on purpose
@@ -36,7 +37,8 @@ class Mix:
     faults: float
     cancels: float
     load_faults: float
-    late: bool
+    kinds: tuple[str, ...]
+    """How writes fail, where they do."""
     suspend: bool
     nested: float
     texts: float
@@ -49,14 +51,19 @@ class Mix:
         """The mix of this seed: every fifth is read-mostly, the others are drawn."""
         rng = random.Random(seed * 7919 + 1)
         if seed % 5 == 0:
-            return cls(0.02, 0.1, 0.01, 0.005, False, False, 0.1, 0.0, 2, 4, read_mostly=True)
-        suspend = adapter.lease is not None and rng.random() < 0.25
+            return cls(0.02, 0.1, 0.01, 0.005, ("raise", "refuse"), False, 0.1, 0.0, 2, 4, read_mostly=True)
+        suspend = rng.random() < 0.2
+        kinds = ["raise", "refuse"]
+        if adapter.settle > 0 and not suspend:  # a commit must land before the window has settled
+            kinds += ["late_timeout", "late_cancel"]
+        if adapter.no_effect:
+            kinds += ["no_effect"]
         return cls(
             writes=rng.choice((0.05, 0.1, 0.2, 0.4)),
             faults=rng.choice((0.0, 0.2, 0.5)),
             cancels=rng.choice((0.0, 0.05, 0.2)),
             load_faults=rng.choice((0.0, 0.05)),
-            late=not suspend and rng.random() < 0.6,
+            kinds=tuple(kinds) if rng.random() < 0.5 else tuple(rng.sample(kinds, 1)),
             suspend=suspend,
             nested=rng.choice((0.0, 0.2)),
             texts=rng.choice((0.0, 0.2)),
@@ -170,7 +177,8 @@ class Schedule:
         self._clock = FakeClock(base=loop.time)
         self._adapter = self._make_adapter(self._clock)
         self.mix = mix = Mix.of(self.seed, self._adapter)
-        lost = {"C0", "C3"} if mix.suspend else set()  # these hold only while the window is not given up
+        gives_up = mix.suspend and self._adapter.lease is not None
+        lost = {"C0", "C3"} if gives_up else set()  # these hold only while the window is not given up
         self.world = World(self._adapter.checks - lost)
         self._make_tools()
         self._quiet = loop.create_future()
@@ -240,11 +248,10 @@ class Schedule:
         return self._rng.randint(-4, self.mix.longest)
 
     async def _suspend(self) -> None:
-        """Now and then the process is frozen for so long that open windows are given up."""
-        assert self._adapter.lease is not None
-        while True:
+        """Now and then the process is frozen for so long that open windows are given up, if they ever are."""
+        while not self._quiet.done():
             await asyncio.sleep(self._rng.uniform(0.002, 0.04))
-            self._clock.advance(self._adapter.lease * 1.1)
+            self._clock.advance(1.1 * (self._adapter.lease or _FROZEN))
 
     # -- the tools ----------------------------------------------------------------------------------------------
 
@@ -387,12 +394,7 @@ class Schedule:
             declared = tuple(e for s in owners for e in self._entities(write.family, ident, s, whole=write.whole))
         else:
             declared = self._entities(write.family, ident, session, whole=write.whole)
-        kind = "ok"
-        if rng.random() < mix.faults:
-            kinds = ["raise", "refuse"]
-            kinds += ["late_timeout", "late_cancel"] if mix.late else []
-            kinds += ["no_effect"] if self._adapter.no_effect else []
-            kind = rng.choice(kinds)
+        kind = rng.choice(mix.kinds) if rng.random() < mix.faults else "ok"
         changed = declared if rng.random() < 0.5 else (rng.choice(declared),)
         reads = self._reads_of[write.family] if write.family not in self._only else [self._only[write.family]]
         plan = Plan(

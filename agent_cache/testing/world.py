@@ -19,6 +19,8 @@ Value = tuple[int, str, tuple[int, ...]]
 """What a read tool returns: the number of its load, whose copy it is, the versions of its entities."""
 
 _EXAMPLES = 20
+_asked: ContextVar[int] = ContextVar("litmus_asked", default=0)
+"""When the read was called that is running here; a load runs in a copy of its caller's context."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,6 @@ class World:
         self._quiet_at: defaultdict[Entity, float] = defaultdict(float)
         self._seen: defaultdict[str, Counter[Entity]] = defaultdict(Counter)
         self._shareable: dict[tuple[str, ...], Load] = {}
-        self._asked: ContextVar[int] = ContextVar("litmus_asked", default=0)
 
     def tick(self) -> int:
         """The number of the next event."""
@@ -150,7 +151,7 @@ class World:
 
     def load_begins(self, key: tuple[str, ...], owner: str, entities: tuple[Entity, ...], time: float) -> Load:
         """A read tool begins to run."""
-        asked = self._asked.get()
+        asked = _asked.get()
         touched = max(self._touched[e] for e in entities)
         clean = asked > touched and not any(self._open[e] or time < self._quiet_at[e] for e in entities)
         load = Load(len(self.loads), key, owner, entities, self.tick(), asked, clean)
@@ -188,7 +189,7 @@ class World:
         """A read tool is being called."""
         seen = self._seen[session]
         event = self.tick()
-        self._asked.set(event)
+        _asked.set(event)
         return Reading(
             session,
             key,

@@ -71,6 +71,8 @@ class Auditor(AgentMiddleware):
         super().__init__()
         self.shop = shop
         self.calls = 0
+        self.waited = 0.0
+        """Seconds all callers together waited for their answers."""
         self.stale: list[str] = []
         self._truths: dict[str, Callable[[dict[str, Any], str], Any]] = {
             "return_policy": lambda a, who: shop.policy(),
@@ -88,10 +90,11 @@ class Auditor(AgentMiddleware):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         call = request.tool_call
+        began = perf_counter()
         truth = self._truths.get(call["name"])
         if truth is None:  # a write
             answer = await handler(request)
-            self.calls += 1
+            self._count(began)
             return answer
         who = request.runtime.context.customer  # type: ignore[attr-defined]
         legal: list[Any] = []
@@ -105,10 +108,14 @@ class Auditor(AgentMiddleware):
             answer = await handler(request)
         finally:
             self.shop.commit_hooks.remove(sample)
-        self.calls += 1
+        self._count(began)
         if not isinstance(answer, ToolMessage) or _value(answer) not in legal:
             self.stale.append(f"{call['name']}({call['args']}) for {who}: {answer.content}")  # type: ignore[union-attr]
         return answer
+
+    def _count(self, began: float) -> None:
+        self.calls += 1
+        self.waited += perf_counter() - began
 
 
 @dataclass

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Awaitable, Callable, Iterable
-from functools import wraps
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
 from inspect import Parameter
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 from langchain_core.messages.tool import ToolOutputMixin
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool
@@ -21,7 +21,6 @@ from agent_cache import GLOBAL, AgentCache, AgentCacheInvalidator
 
 __all__ = ["cached_tool", "invalidating_tool"]
 
-R = TypeVar("R")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _PER_CALL = frozenset({"callbacks", "run_manager", "tool_call_id"})  # tell the run, never who is asking
@@ -66,7 +65,8 @@ def cached_tool(
                 "identity in the session, or scope='global' if they are the same for everybody"
             )
         read = AgentCache(resource, scope=scope, ignore=sorted(injected | set(ignore)), **options)
-        return _unpacked(read(_packed(_named(function, checked))))
+        stored = read(_plain(function, checked, _packed))
+        return _forwarding(stored, _unpacked, is_async=function is checked.coroutine)
 
     return _rebuilt(checked, decorator)
 
@@ -85,7 +85,7 @@ def invalidating_tool(tool: BaseTool, resource: str | list[str] | tuple[str, ...
     """
     checked = _structured(tool, "invalidating_tool")
     write = AgentCacheInvalidator(resource, **options)
-    return _rebuilt(checked, lambda function: write(_named(function, checked)))
+    return _rebuilt(checked, lambda function: write(_plain(function, checked, _same)))
 
 
 def _structured(tool: object, caller: str) -> StructuredTool:
@@ -103,7 +103,7 @@ def _rebuilt(tool: StructuredTool, decorator: Decorator) -> StructuredTool:
     if tool.func is not None:
         update["func"] = decorator(tool.func)
     if tool.coroutine is not None:
-        update["coroutine"] = decorator(_as_coroutine(tool.coroutine))
+        update["coroutine"] = decorator(tool.coroutine)
     return tool.model_copy(update=update)
 
 
@@ -126,32 +126,13 @@ def _injected(tool: StructuredTool, function: Callable[..., Any]) -> set[str]:
 def _call_ids(function: Callable[..., Any]) -> set[str]:
     """The parameters that receive the id of the tool call."""
     try:
-        hints = get_type_hints(function, include_extras=True)
+        hints = get_type_hints(_definition(function), include_extras=True)
     except Exception:  # noqa: BLE001 - annotations are the user's; unresolved ones count as carriers, the safe side
         return set()
     metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     return {
         n for n, ms in metadata.items() if any(m is InjectedToolCallId or isinstance(m, InjectedToolCallId) for m in ms)
     }
-
-
-def _named(function: Callable[..., Any], tool: StructuredTool) -> Callable[..., Any]:
-    """The function with the arguments of the tool's schema in its signature, where it takes them as ``**kwargs``.
-
-    So resource templates can name them. Only required ones: one that is missing is not one that is None.
-    """
-    signature = inspect.signature(function)
-    own = list(signature.parameters.values())
-    if not own or own[-1].kind is not Parameter.VAR_KEYWORD:
-        return function
-    named = [
-        Parameter(name, Parameter.KEYWORD_ONLY)
-        for name, needed in _properties(tool).items()
-        if needed and name not in signature.parameters and name.isidentifier() and not keyword.iskeyword(name)
-    ]
-    shim = _forwarding(function, lambda result: result)
-    shim.__signature__ = signature.replace(parameters=[*own[:-1], *named, own[-1]])  # type: ignore[attr-defined]
-    return shim
 
 
 class OneCallOnly:
@@ -161,42 +142,62 @@ class OneCallOnly:
         self.result = result
 
 
-def _packed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def pack(result: Any) -> Any:
-        parts: Iterable[object] = result if isinstance(result, list) else (result,)
-        return OneCallOnly(result) if any(isinstance(part, ToolOutputMixin) for part in parts) else result
-
-    return _forwarding(function, pack)
+def _packed(result: Any) -> Any:
+    parts: Iterable[object] = result if isinstance(result, list) else (result,)
+    return OneCallOnly(result) if any(isinstance(part, ToolOutputMixin) for part in parts) else result
 
 
-def _unpacked(function: Callable[..., Any]) -> Callable[..., Any]:
-    return _forwarding(function, lambda result: result.result if isinstance(result, OneCallOnly) else result)
+def _unpacked(result: Any) -> Any:
+    return result.result if isinstance(result, OneCallOnly) else result
 
 
-def _forwarding(function: Callable[..., Any], finish: Callable[[Any], Any]) -> Callable[..., Any]:
-    """``function``, its result passed through ``finish``; looks like ``function`` to ``inspect``."""
-    if inspect.iscoroutinefunction(function):
+def _same(result: Any) -> Any:
+    return result
 
-        @wraps(function)
+
+def _plain(function: Callable[..., Any], tool: StructuredTool, finish: Callable[[Any], Any]) -> Callable[..., Any]:
+    """``function`` as a plain one that names its arguments, its result passed through ``finish``.
+
+    A function of ``**kwargs`` is given the required arguments of the tool's schema by name, so that resource
+    templates can use them; an optional one that is missing is not one that is None. A bound method, a partial or
+    another callable object has a state that its name does not tell: it is marked as local, so that its answers are
+    not taken for those of its namesake in another process.
+    """
+    plain = _forwarding(function, finish, is_async=function is tool.coroutine)
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[-1].kind is Parameter.VAR_KEYWORD:
+        named = [
+            Parameter(name, Parameter.KEYWORD_ONLY)
+            for name, needed in _properties(tool).items()
+            if needed and name not in signature.parameters and name.isidentifier() and not keyword.iskeyword(name)
+        ]
+        parameters[-1:] = [*named, parameters[-1]]
+    plain.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    if not inspect.isfunction(function):
+        plain.__qualname__ = f"{tool.name}.<locals>.{plain.__name__}"
+    return plain
+
+
+def _forwarding(function: Callable[..., Any], finish: Callable[[Any], Any], *, is_async: bool) -> Callable[..., Any]:
+    """A function that calls ``function`` and ``finish`` and looks like ``function`` to ``inspect`` and LangChain."""
+    if is_async:
+
+        @wraps(_definition(function))
         async def forward_async(*args: Any, **kwargs: Any) -> Any:
             return finish(await function(*args, **kwargs))
 
         return forward_async
 
-    @wraps(function)
+    @wraps(_definition(function))
     def forward(*args: Any, **kwargs: Any) -> Any:
         return finish(function(*args, **kwargs))
 
     return forward
 
 
-def _as_coroutine(function: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
-    """A coroutine function: LangChain accepts anything that returns an awaitable."""
-    if inspect.iscoroutinefunction(function):
-        return function
-
-    @wraps(function)
-    async def awaited(*args: Any, **kwargs: Any) -> R:
-        return await function(*args, **kwargs)
-
-    return awaited
+def _definition(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the annotations stand: the function itself, a partial's, or an object's ``__call__``."""
+    if isinstance(function, partial):
+        return _definition(function.func)
+    return function if inspect.isroutine(function) else function.__call__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -246,6 +247,49 @@ class TestSchemaOnlyTools:
         await reading.ainvoke({"path": "a"})
         await reading.ainvoke({"path": "b"})
         assert ran == ["list", "read", "read", "read", "write", "read"]
+
+
+class Directory:
+    """An object whose method is the tool, as toolkits have them; another one has other answers."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.ran = 0
+
+    async def lookup(self, name: str, config: RunnableConfig) -> str:
+        """Look somebody up."""
+        self.ran += 1
+        return f"{name} of {self.tenant} in {config['configurable']['thread_id']}"
+
+    async def rename(self, name: str) -> str:
+        """Rename."""
+        return name
+
+    async def __call__(self, name: str, config: RunnableConfig) -> str:
+        """Look somebody up."""
+        return await self.lookup(name, config)
+
+
+class TestCallableObjects:
+    @pytest.mark.parametrize("kind", ["method", "partial", "object"])
+    async def test_two_objects_are_kept_apart(self, kind: str) -> None:
+        objects = [Directory("acme"), Directory("umbrella")]
+        tools = []
+        for one in objects:
+            call = {"method": one.lookup, "partial": partial(Directory.lookup, one), "object": one}[kind]
+            args = {"name": {"type": "string"}}
+            schema = {"type": "object", "properties": args, "required": ["name"]}
+            made = StructuredTool(name="lookup", description="Look up.", args_schema=schema, coroutine=call)
+            tools.append(cached_tool(made, "person:{name}", "global"))
+        config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+        for one, ours in zip(objects, tools, strict=True):
+            for _ in range(2):
+                assert await ours.ainvoke({"name": "ann"}, config) == f"ann of {one.tenant} in t"
+            assert one.ran == 1
+        write = invalidating_tool(StructuredTool.from_function(coroutine=objects[0].rename), "person:{name}")
+        await write.ainvoke({"name": "ann"})
+        await tools[1].ainvoke({"name": "ann"}, config)
+        assert objects[1].ran == 2
 
 
 class TestWrongUse:

@@ -5,9 +5,11 @@ These caches are what the litmus must be able to catch: if one of them passes, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from agent_cache.testing.litmus import main, naive, run
+from agent_cache.testing.litmus import Report, main, naive, run
 from agent_cache.testing.smallscope import cancellations, one_writer, two_writers
 
 OPERATIONS_PER_SEED = 400
@@ -40,8 +42,8 @@ def test_never_caching_is_right_and_does_not_pass() -> None:
 
 
 @pytest.mark.parametrize("scenario", [one_writer, two_writers, cancellations])
-def test_small_scope_catches_a_plain_fill(scenario: object) -> None:
-    report = scenario(naive("before+after"))  # type: ignore[operator]
+def test_small_scope_catches_a_plain_fill(scenario: Callable[..., Report]) -> None:
+    report = scenario(naive("before+after"), every=3)
     assert report.broken["C1"] > 0
     assert not report.ok
 
