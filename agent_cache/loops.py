@@ -95,7 +95,7 @@ class LoopDetector:
         self.policy = policy
         self.steps = self._recount_at = 0
         self._tracks: OrderedDict[Hashable, CallTrack] = OrderedDict()
-        self._recent: deque[CallTrack] = deque(maxlen=max(_PERIODS) * (policy.cycle_repeats + 1))
+        self._recent: deque[CallTrack] = deque(maxlen=_EVIDENCE)
         self._last: list[CallTrack | None] = [None] * (max(_PERIODS) + 1)
         self._runs = dict.fromkeys(_PERIODS, 0)
         self._closest = policy.max_tool_repeats

@@ -302,7 +302,7 @@ class Cachebox(Library):
 
 class Aiocache(Library):
     name = distribution = "aiocache"
-    leaves_out = "tags, scopes, loops, None as a value, a size limit; own values by pickle"
+    leaves_out = "tags, scopes, loops, None as a value, a size limit, here also ttl; own values by pickle"
 
     def __init__(self) -> None:
         self._lib = importlib.import_module("aiocache")
@@ -813,8 +813,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def environment() -> dict[str, str]:
     """What the figures depend on."""
-    names = ["agent-cache", "pydantic", *ACCELERATORS, *(rival.distribution for rival in RIVALS)]
+    names = ["pydantic", *ACCELERATORS, *(rival.distribution for rival in RIVALS)]
     about = {"python": platform.python_version(), "implementation": platform.python_implementation()}
+    about["agent_cache"] = getattr(optional("agent_cache"), "__version__", "missing")
     about |= {"system": f"{platform.system()} {platform.machine()}", "cpus": str(os.cpu_count())}
     about |= {name: version(name) for name in names}
     hidden = [name for name in ACCELERATORS if name in sys.modules and sys.modules[name] is None]

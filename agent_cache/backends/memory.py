@@ -48,9 +48,6 @@ class TagRecord:
         self.settles_at = 0.0
         self.last_writer: str | None = None
 
-    def is_written(self, now: float) -> bool:
-        return self.writers > 0 or now < self.settles_at
-
 
 class Entry:
     """A stored value with the stamp it was loaded under."""
@@ -247,12 +244,15 @@ class MemoryStore:
         if token.epoch is not self._epoch:
             return False
         for record, version, fence in zip(token.records, token.versions, token.fences, strict=True):
-            if record.version is not version or record.fence is not fence or record.is_written(now):
+            if record.version is not version or record.fence is not fence:
                 return False
-        return True
+        return not self._is_blocked(token.records, now)
 
     def _is_blocked(self, records: tuple[TagRecord, ...], now: float) -> bool:
-        return any([record.is_written(now) for record in records])
+        for record in records:
+            if record.writers or now < record.settles_at:
+                return True
+        return False
 
     def _move(self, records: Iterable[TagRecord], fresh: bytes, writer: str) -> None:
         for record in records:

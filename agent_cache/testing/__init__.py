@@ -11,5 +11,6 @@ The litmus is not imported with the package, so that it also runs as ``python -m
 from __future__ import annotations
 
 from agent_cache.testing.clock import FakeClock, HangError, VirtualTimeLoop, run_virtual
+from agent_cache.testing.contract import BackendContract as BackendContract
 
 __all__ = ["FakeClock", "HangError", "VirtualTimeLoop", "run_virtual"]

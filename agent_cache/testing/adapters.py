@@ -151,9 +151,7 @@ class NaiveAdapter:
     by_hand = False
 
     def __init__(self, clock: FakeClock, *, before: bool, after: bool, coalesce: bool = False) -> None:
-        self.name = "+".join(
-            word for word, on in (("before", before), ("after", after), ("coalesce", coalesce)) if on
-        )
+        self.name = "+".join(word for word, on in (("before", before), ("after", after), ("coalesce", coalesce)) if on)
         self._before = before
         self._after = after
         self._coalesce = coalesce

@@ -77,10 +77,10 @@ class Report:
     def __str__(self) -> str:
         broken = ", ".join(f"{name} {count}" for name, count in sorted(self.broken.items())) or "none"
         lines = [
-            f"operations {self.operations}, violations {self.violations} ({self.per_10_000:.1f} per 10,000 operations;"
-            f" promises broken: {broken})",
-            f"refetched {self.refetched}, hangs {self.hangs}, spurious {self.spurious}, stuck {self.stuck},"
-            f" hit ratio {self.hit_ratio:.2f} in the read-mostly mix",
+            f"operations {self.operations}, violations {self.violations} ({self.per_10_000:.1f} per 10,000 operations)",
+            f"promises broken: {broken}",
+            f"refetched {self.refetched}, hangs {self.hangs}, spurious {self.spurious}, stuck {self.stuck}",
+            f"hit ratio {self.hit_ratio:.2f} in the read-mostly mix",
         ]
         if self.hit_ratio < _LEAST_HIT_RATIO:
             lines.append(f"the hit ratio is under {_LEAST_HIT_RATIO}: this cache does not cache")

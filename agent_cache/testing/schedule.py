@@ -41,6 +41,7 @@ class Mix:
     """How writes fail, where they do."""
     suspend: bool
     nested: float
+    twins: float
     texts: float
     idents: int
     longest: int
@@ -51,7 +52,7 @@ class Mix:
         """The mix of this seed: every fifth is read-mostly, the others are drawn."""
         rng = random.Random(seed * 7919 + 1)
         if seed % 5 == 0:
-            return cls(0.02, 0.1, 0.01, 0.005, ("raise", "refuse"), False, 0.1, 0.0, 2, 4, read_mostly=True)
+            return cls(0.02, 0.1, 0.01, 0.005, ("raise", "refuse"), False, 0.1, 0.1, 0.0, 2, 4, read_mostly=True)
         suspend = rng.random() < 0.2
         kinds = ["raise", "refuse"]
         if adapter.settle > 0 and not suspend:  # a commit must land before the window has settled
@@ -66,6 +67,7 @@ class Mix:
             kinds=tuple(kinds) if rng.random() < 0.5 else tuple(rng.sample(kinds, 1)),
             suspend=suspend,
             nested=rng.choice((0.0, 0.2)),
+            twins=rng.choice((0.0, 0.3, 0.6)),
             texts=rng.choice((0.0, 0.2)),
             idents=rng.choice((1, 2, 3)),
             longest=rng.choice((2, 4, 8)),
@@ -164,6 +166,7 @@ class Schedule:
             for number, (tenant, user) in enumerate([("acme", "u1"), ("acme", "u1"), ("acme", "u2"), ("other", "u1")])
         ]
         self._left = operations
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._lanes_left = len(self._sessions) * _LANES
         self.world: World
         self.mix: Mix
@@ -209,19 +212,15 @@ class Schedule:
         rng, mix = self._rng, self.mix
         background: set[asyncio.Task[None]] = set()
         while self._left > 0:
-            self._left -= 1
-            self.outcome.operations += 1
-            operation = _Operation()
-            if rng.random() < mix.writes:
-                task = self._loop.create_task(self._write(operation, session))
-            else:
-                task = self._loop.create_task(self._read(operation, session))
-            operation.task = task
-            if rng.random() < mix.cancels:
-                self._loop.create_task(self._cancel_some_time(operation))
-            background.add(task)
+            aim = (self._draw_family(), self._draw_ident())
+            writes = rng.random() < mix.writes
+            tasks = [self._start(session, aim, writes=writes)]
+            if writes and self._left > 0 and rng.random() < mix.twins:
+                # models emit calls in parallel, and of the same thing
+                tasks.append(self._start(session, aim, writes=rng.random() < 0.7))
+            background.update(tasks)
             if rng.random() < 0.5:
-                await asyncio.wait({task})
+                await asyncio.wait(tasks)
             if len(background) > _BACKGROUND:
                 await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
             background = {task for task in background if not task.done()}
@@ -230,6 +229,22 @@ class Schedule:
         if background:
             await asyncio.wait(background)
         self._lanes_left -= 1
+
+    def _start(self, session: _Session, aim: tuple[str, Any], *, writes: bool) -> asyncio.Task[None]:
+        """Make one call in a task of its own."""
+        self._left -= 1
+        self.outcome.operations += 1
+        operation = _Operation()
+        call = self._write if writes else self._read
+        operation.task = task = self._loop.create_task(call(operation, session, *aim))
+        if self._rng.random() < self.mix.cancels:
+            self._soon_cancel(operation)
+        return task
+
+    def _soon_cancel(self, operation: _Operation) -> None:
+        task = self._loop.create_task(self._cancel_some_time(operation))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
 
     async def _cancel_some_time(self, operation: _Operation) -> None:
         await self._pause()
@@ -290,7 +305,9 @@ class Schedule:
         ]
         for name in ("single_for_all", "solo_for_user"):
             if self._adapter.by_hand:
-                self._writes.append(_Write(f"drop_{name}", by_name[name].family, "own", False, None, by_name[name].call))
+                self._writes.append(
+                    _Write(f"drop_{name}", by_name[name].family, "own", False, None, by_name[name].call)
+                )
         self._reads_of: dict[str, list[_Read]] = {}
         for read in self._reads:
             self._reads_of.setdefault(read.family, []).append(read)
@@ -308,15 +325,13 @@ class Schedule:
         read.call = self._adapter.make_read(load, family if whole else family + ":{ident}", scope)
         return read
 
-    def _make_write(
-        self, name: str, family: str, scope: str, reach: str, *, whole: bool, only: _Read | None
-    ) -> _Write:
+    def _make_write(self, name: str, family: str, scope: str, reach: str, *, whole: bool, only: _Read | None) -> _Write:
         async def write(ident: Any, plan: Any) -> Any:
             return await self._run_write(plan)
 
         _rename(write, name)
         resource = family if whole else family + ":{ident}"
-        call = self._adapter.make_write(write, resource, scope, only=only and only.call)
+        call = self._adapter.make_write(write, resource, scope, only=only.call if only else None)
         return _Write(name, family, reach, whole, call)
 
     def _entities(self, family: str, ident: Any, session: _Session, *, whole: bool) -> tuple[Entity, ...]:
@@ -337,9 +352,9 @@ class Schedule:
 
     # -- reads --------------------------------------------------------------------------------------------------
 
-    async def _read(self, operation: _Operation, session: _Session) -> None:
-        read = self._rng.choice(self._reads_of[self._draw_family()])
-        await self._call_read(operation, session, read, _ALL if read.whole else self._draw_ident())
+    async def _read(self, operation: _Operation, session: _Session, family: str, ident: Any) -> None:
+        read = self._rng.choice(self._reads_of[family])
+        await self._call_read(operation, session, read, _ALL if read.whole else ident)
 
     async def _call_read(self, operation: _Operation, session: _Session, read: _Read, ident: Any) -> None:
         entities = self._entities(read.family, ident, session, whole=read.whole)
@@ -383,10 +398,9 @@ class Schedule:
 
     # -- writes -------------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: _Operation, session: _Session) -> None:
+    async def _write(self, operation: _Operation, session: _Session, family: str, ident: Any) -> None:
         rng, mix = self._rng, self.mix
-        write = rng.choice(self._writes_of[self._draw_family()])
-        ident = self._draw_ident()
+        write = rng.choice(self._writes_of[family])
         if write.by_hand is not None:
             return await self._drop_by_hand(operation, write, ident, session)
         if write.reach == "every":
@@ -410,7 +424,7 @@ class Schedule:
             ident,
         )
         if kind == "late_cancel":
-            self._loop.create_task(self._cancel_some_time(operation))
+            self._soon_cancel(operation)
         assert write.call is not None
         told: BaseException | None = None
         try:
@@ -446,6 +460,7 @@ class Schedule:
                 raise WriteFailed(id(window))
             if plan.kind == "no_effect":
                 assert self._adapter.no_effect is not None
+                await self._pause(plan.after)
                 window.effect = False
                 plan.outcome = "declared no effect"
                 raise self._adapter.no_effect("nothing to do")
@@ -538,4 +553,3 @@ class Schedule:
 
 def _rename(tool: Callable[..., object], name: str) -> None:
     tool.__name__ = tool.__qualname__ = name
-

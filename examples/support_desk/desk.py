@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, AgentState
 from langchain.tools.tool_node import ToolCallRequest
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -29,13 +29,13 @@ from .tools import Caller
 class ScriptedModel(BaseChatModel):
     """A chat model that follows the script of the conversation it is in: no key, no network."""
 
-    scripts: dict[str, Sequence[Step]]
+    scripts: Mapping[str, Sequence[Step]]
 
     @property
     def _llm_type(self) -> str:
         return "scripted"
 
-    def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:  # type: ignore[override]
+    def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:
         return self
 
     def _generate(
@@ -59,7 +59,7 @@ class ScriptedModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
 
-class Auditor(AgentMiddleware):
+class Auditor(AgentMiddleware[AgentState[Any], Caller]):
     """Stands between the model and its tools and compares each read with the database.
 
     Legal answers of a read are what the database says when the call starts, and what it says
@@ -173,7 +173,7 @@ class Desk:
                 history.append(HumanMessage(turn.customer_says, name=conversation.name))
                 try:
                     state = await self._agent.ainvoke(
-                        {"messages": history},
+                        {"messages": [*history]},
                         config={"recursion_limit": 200},
                         context=Caller(conversation.customer),
                     )

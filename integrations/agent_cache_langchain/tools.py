@@ -11,7 +11,7 @@ import keyword
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from inspect import Parameter
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from langchain_core.messages.tool import ToolOutputMixin
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool
@@ -38,7 +38,8 @@ def cached_tool(
 
     Name, description, schema and response format stay. What LangChain injects (``ToolRuntime``, state, store,
     config, call id, callbacks) never becomes part of the key. A tool that returns a ``Command`` or a
-    ``ToolMessage`` is run for every call: these belong to one call.
+    ``ToolMessage`` is run for every call: these belong to one call. Do not wrap a tool that asks a human
+    (``interrupt``): the answer given in one thread would be served to the others.
 
     Args:
         tool: a tool made by ``@tool`` or ``StructuredTool.from_function``, or one from an MCP adapter.
@@ -200,4 +201,4 @@ def _definition(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where the annotations stand: the function itself, a partial's, or an object's ``__call__``."""
     if isinstance(function, partial):
         return _definition(function.func)
-    return function if inspect.isroutine(function) else function.__call__
+    return function if inspect.isroutine(function) else cast(Any, function).__call__

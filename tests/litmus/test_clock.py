@@ -94,8 +94,9 @@ def test_tasks_left_over_are_cancelled() -> None:
             ended.append("child")
 
     async def main() -> str:
-        asyncio.get_running_loop().create_task(child())
+        task = asyncio.get_running_loop().create_task(child())
         await asyncio.sleep(1)
+        assert not task.done()
         return "main"
 
     assert run_virtual(main) == "main"

@@ -11,7 +11,6 @@ import pytest
 from agent_cache.testing.litmus import Report, main, run
 from agent_cache.testing.smallscope import cancellations, one_writer, two_writers
 
-
 SOME = 7  # of the small-scope schedules, each seventh; the soak runs them all
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent_cache import tags
+from agent_cache import policy, tags
 from agent_cache.backends import memory
 from agent_cache.backends.memory import MemoryStore, TagRecord
 from agent_cache.clock import nonce
@@ -139,14 +139,16 @@ def test_restore_only_where_nobody_else_moved(monkeypatch: Patch) -> None:
                 record.version = before
 
     monkeypatch.setattr(MemoryStore, "end", mutated)
-    _caught("C0", "C1")
+    _caught("C0", "C2")
     assert two_writers(ends="no_effect", warm=True, every=5).broken["C1"]
 
 
 def test_taking_a_write_without_effect_for_a_write_breaks_no_promise(monkeypatch: Patch) -> None:
     """Right, only slower: the litmus does not cry wolf."""
     end = MemoryStore.end
-    monkeypatch.setattr(MemoryStore, "end", lambda self, window, **how: end(self, window, **{**how, "no_effect": False}))
+    monkeypatch.setattr(
+        MemoryStore, "end", lambda self, window, **how: end(self, window, **{**how, "no_effect": False})
+    )
     report = run(range(10))
     assert report.violations == report.refetched == 0, str(report)
 
@@ -179,7 +181,7 @@ def test_scope_in_the_key(monkeypatch: Patch) -> None:
 
 
 def test_a_scoped_write_of_what_others_read_too_reaches_everyone(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(type(calls.scopes_of_reads), "all_have", lambda self, resources, scope: True)
+    monkeypatch.setattr(type(policy.scopes_of_reads), "all_have", lambda self, resources, scope: True)
     _caught("C1")
 
 

@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMOKE = Path(__file__).with_name("smoke.py")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DIST_INFO = f"agent_cache-{PYPROJECT['project']['version']}.dist-info"
 
 
 def _run(*command: str | Path, cwd: Path) -> str:
@@ -54,9 +56,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    tops = {Path(package).name for package in build["targets"]["wheel"]["packages"]}
-    assert {name.split("/")[0] for name in names} == tops | {"agent_cache-0.1.0.dist-info"}
+    tops = {Path(package).name for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    assert {name.split("/")[0] for name in names} == tops | {DIST_INFO}
     for top in tops:
         assert f"{top}/__init__.py" in names
         assert f"{top}/py.typed" in names
@@ -76,13 +77,13 @@ def test_it_holds_every_module(wheel: Path) -> None:
 
 def test_its_metadata(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
-    metadata = Parser().parsestr(archive.read("agent_cache-0.1.0.dist-info/METADATA").decode())
+    metadata = Parser().parsestr(archive.read(f"{DIST_INFO}/METADATA").decode())
     required = metadata.get_all("Requires-Dist", [])
     assert metadata["Name"] == "agent-cache"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert [line for line in required if "extra ==" not in line] == ["pydantic>=2.9"]
-    assert "agent_cache-0.1.0.dist-info/licenses/LICENSE" in archive.namelist()
+    assert f"{DIST_INFO}/licenses/LICENSE" in archive.namelist()
 
 
 def test_it_works_where_the_source_is_out_of_reach(environment: Path, tmp_path: Path) -> None:

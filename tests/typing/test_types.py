@@ -122,7 +122,8 @@ async def test_bound_methods_have_the_attributes() -> None:
     assert await shop.stock.explain("a")
     await shop.stock.invalidate("a")
     assert not await shop.stock.explain("a")
-    assert await shop.stock.uncached("a") == ["a"]
+    # The function itself: the object it is called on comes first.
+    assert await shop.stock.uncached(shop, "a") == ["a"]
     assert not await shop.stock.explain("a")
     await shop.stock.invalidate_all()
 

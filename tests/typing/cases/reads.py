@@ -96,7 +96,7 @@ async def methods_bind(shop: Shop) -> None:
     assert_type(await shop.stock(sku="a"), int)
     assert_type(shop.name("a", upper=True), str)
     assert_type(shop.stock.cache_key("a"), CacheKey)
-    assert_type(await shop.stock.uncached("a"), int)
+    assert_type(await shop.stock.uncached(shop, "a"), int)
     assert_type(await shop.stock.explain("a"), Explanation)
     assert_type(shop.name.explain("a"), Explanation)
     await shop.stock.invalidate("a")

@@ -41,7 +41,7 @@ async def sessions() -> None:
         session.new_turn()
     with AgentCacheSession(max_tool_repeats=3, on_loop=stop) as session:
         assert_type(session, AgentCacheSession)
-    AgentCacheSession(on_loop="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AgentCacheSession(on_loop=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     AgentCacheSession(max_tool_repeats="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
