@@ -43,9 +43,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.clear)
 
 
-def seconds(
-    value: float | timedelta | None, parameter: str, *, zero_ok: bool = False
-) -> float | None:
+def seconds(value: float | timedelta | None, parameter: str, *, zero_ok: bool = False) -> float | None:
     """A duration parameter in seconds; ``None`` means no limit.
 
     Raises:

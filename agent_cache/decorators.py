@@ -51,7 +51,7 @@ if sys.version_info >= (3, 12):
     _task: Callable[..., Any] = asyncio.current_task
 else:
     _SAME_TASK = "{x}task(_r.loop) is _r.lane"
-    _task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined,unused-ignore]
+    _task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined,unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
 
 _HOT = """\
     _v = {x}view()
@@ -157,7 +157,7 @@ class AgentCache:
         self._cost = float(cost or 0)
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTool[P, R]: ...  # type: ignore[overload-overlap]
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTool[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, function: Callable[P, R]) -> SyncTool[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
@@ -244,7 +244,9 @@ class AgentCacheInvalidator:
         if not clear_all and key_fn is None:
             raise ConfigurationError("clear_all", clear_all, "needs key_fn=lambda args, kwargs: read.cache_key(...)")
         if clear_all and key_fn is not None:
-            raise ConfigurationError("key_fn", key_fn, "goes with clear_all=False; without it the whole resource is dropped")
+            raise ConfigurationError(
+                "key_fn", key_fn, "goes with clear_all=False; without it the whole resource is dropped"
+            )
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
         self._clear_all = bool(clear_all)
@@ -338,8 +340,6 @@ def _write_blocking(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     if answer.error is not None:
         raise answer.error
     return answer.value
-
-
 
 
 def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Callable[..., tuple[Any, ...]]) -> None:

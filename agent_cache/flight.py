@@ -68,12 +68,18 @@ class Flight:
         self.landed: Landed | None = None
         self.waits_for: dict[Flight, int] = {}
 
+    @property
+    def is_lost(self) -> bool:
+        """It will never land."""
+        return False
+
     def _would_wait_in_circle(self) -> bool:
         """Whether this load waits, over any number of others, for one that the caller is inside of."""
         mine = _inside.get()
         if not mine:
             return False
-        todo, seen = [self], {self}
+        todo: list[Flight] = [self]
+        seen: set[Flight] = {self}
         while todo:
             flight = todo.pop()
             if flight in mine:
@@ -116,7 +122,7 @@ class TaskFlight(Flight):
         """Begin the load, in a copy of the caller's context. A load that never waits has landed on return."""
         coroutine = self._run(load)
         if _EAGER:
-            self._task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+            self._task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]  # pyright: ignore[reportCallIssue]
         else:
             self._task = self.loop.create_task(coroutine)
         if self.landed is None:
@@ -201,10 +207,6 @@ class ThreadFlight(Flight):
         self.thread = threading.get_ident()
         self._over = threading.Event()
 
-    @property
-    def is_lost(self) -> bool:
-        return False
-
     def run(self, load: Callable[[], Landed]) -> Landed:
         """Load here and now."""
         reset = _inside.set((*_inside.get(), self))
@@ -260,7 +262,7 @@ class FlightTable:
         ``(flight, False)``: wait until it is over, then ask again. Call with the lock held.
         """
         for flight in self._candidates(key, token):
-            if flight.is_lost:  # type: ignore[attr-defined]
+            if flight.is_lost:
                 self.remove(flight)
             elif self.joinable(flight, token, arrived):
                 return flight, True

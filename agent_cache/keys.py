@@ -246,9 +246,7 @@ def left_out_parameters(
         ConfigurationError: a wrong count, an unknown name, or a method that says nothing about ``self``.
     """
     parameters = list(inspect.signature(function).parameters.values())
-    positional = [
-        p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     if isinstance(skip_args, bool) or not isinstance(skip_args, int) or not 0 <= skip_args <= len(positional):
         fix = f"give how many leading positional parameters to leave out; {function.__name__} has {len(positional)}"
         raise ConfigurationError("skip_args", skip_args, fix)

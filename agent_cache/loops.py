@@ -22,13 +22,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, Literal
 
 from agent_cache.errors import ConfigurationError
 from agent_cache.model import LoopEvent, LoopKind, ToolCall
 
 __all__ = ["CallTrack", "LoopDetector", "LoopPolicy", "OnLoop"]
 
-OnLoop = str | Callable[[LoopEvent], object]
+OnLoop = Literal["raise", "warn", "short_circuit", "staged"] | Callable[[LoopEvent], object]
 ON_LOOP = ("raise", "warn", "short_circuit", "staged")
 
 _MAX_TRACKS = 512
@@ -60,10 +61,13 @@ class LoopPolicy:
         return max(3, self.max_tool_repeats - 1)
 
 
-def checked_on_loop(on_loop: object) -> OnLoop:
+def checked_on_loop(on_loop: Any) -> OnLoop:
     if callable(on_loop) or (isinstance(on_loop, str) and on_loop in ON_LOOP):
-        return on_loop
-    raise ConfigurationError("on_loop", on_loop, f"give one of {', '.join(map(repr, ON_LOOP))} or a function of the event")
+        accepted: OnLoop = on_loop
+        return accepted
+    raise ConfigurationError(
+        "on_loop", on_loop, f"give one of {', '.join(map(repr, ON_LOOP))} or a function of the event"
+    )
 
 
 class CallTrack:
@@ -100,9 +104,7 @@ class LoopDetector:
         self._runs = dict.fromkeys(_PERIODS, 0)
         self._closest = policy.max_tool_repeats
 
-    def track(
-        self, key: Hashable, tool: str, arguments: Callable[[], Mapping[str, str]], poll: bool
-    ) -> CallTrack:
+    def track(self, key: Hashable, tool: str, arguments: Callable[[], Mapping[str, str]], poll: bool) -> CallTrack:
         """The memory of this call, made if it is new. The least recently made call is forgotten for room."""
         track = self._tracks.get(key)
         if track is None:

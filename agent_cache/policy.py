@@ -79,7 +79,9 @@ def checked_templates(resource: object, parameters: Iterable[str]) -> tuple[Temp
     known = list(parameters)
     texts = [resource] if isinstance(resource, str) else resource
     if not isinstance(texts, (list, tuple)) or not texts:
-        raise ConfigurationError("resource", resource, "give a name such as 'cart' or 'cart:{user_id}', or a list of them")
+        raise ConfigurationError(
+            "resource", resource, "give a name such as 'cart' or 'cart:{user_id}', or a list of them"
+        )
     return tuple(Template.parse(text, known) for text in texts)
 
 

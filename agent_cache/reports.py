@@ -28,7 +28,11 @@ def get_metrics() -> dict[str, Any]:
         entries += more
         size += heavier
         evictions += sum(evicted.values())
-    figures["entries"], figures["bytes"], figures["evictions"] = entries, size, max(0, evictions - _evictions_at_reset[0])
+    figures["entries"], figures["bytes"], figures["evictions"] = (
+        entries,
+        size,
+        max(0, evictions - _evictions_at_reset[0]),
+    )
     return figures
 
 

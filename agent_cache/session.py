@@ -82,7 +82,7 @@ class AgentCacheSession:
         self.session_id = session_id if session_id is not None else uuid.uuid4().hex
         self._policy = LoopPolicy(max_tool_repeats, max_execution_depth)
         self._detects = bool(loop_detection)
-        self._on_loop = checked_on_loop(on_loop)
+        self._on_loop: OnLoop = checked_on_loop(on_loop)
         self._own_identity = None if identity is None else MappingProxyType(dict(identity))
         self._own_backend = backend
         self._keep = keep
@@ -215,5 +215,3 @@ def _mode(mode: Any) -> Iterator[None]:
     finally:
         view_var.reset(reset)
         outer.make_room()
-
-

@@ -743,9 +743,7 @@ TAGS = "d m t s z b B c D dt ti da td tz zi pz u r p e E n k S i f J".split()  #
 NAMES = [f"{__name__}:{name}" for name in ("Node", "Loose", "Colour", "Point", "Movie")]
 texts = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(NAMES),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TAGS), inner, min_size=1, max_size=2)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TAGS), inner, min_size=1, max_size=2),
     max_leaves=10,
 )
 

@@ -9,6 +9,7 @@ Source: F. J. Corbató, "A Paging Experiment with the Multics System", 1968.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Clock", "Evictable"]
@@ -23,71 +24,45 @@ E = TypeVar("E", bound=Evictable)
 
 
 class Clock(Generic[E]):
-    """A ring of entries and a hand. Dead entries leave it when the hand comes by, or when half of it is dead."""
+    """A queue with second chances, which is CLOCK with the hand at its front.
 
-    __slots__ = ("_hand", "_ring", "limit", "live")
+    Entries that die elsewhere stay in the queue until they come to the front, or until more than half of it is dead.
+    """
+
+    __slots__ = ("_queue", "limit", "live")
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.live = 0
-        self._ring: list[E] = []
-        self._hand = 0
+        self._queue: deque[E] = deque()
 
     def add(self, entry: E) -> E | None:
-        """Take ``entry`` in; return the entry that has to go, already out of the ring, or None.
+        """Take ``entry`` in; return the entry that has to go, already out of the queue, or None.
 
         The caller kills the victim; :meth:`forget` must be called for entries that die otherwise.
         """
-        ring, limit = self._ring, self.limit
-        if limit is None or len(ring) < limit:
-            ring.append(entry)
-            self.live += 1
-            self._compact()
-            return None
-        place = self._sweep()
-        victim = ring[place]
-        ring[place] = entry
-        self._hand = (place + 1) % len(ring)
-        if victim.dead:
-            self.live += 1
-            return None
+        victim = self.evict() if self.limit is not None and self.live >= self.limit else None
+        self._queue.append(entry)
+        self.live += 1
         return victim
 
     def evict(self) -> E | None:
-        """The next victim, out of the ring; None when it is empty."""
-        while self._ring:
-            place = self._sweep()
-            victim = self._ring[place]
-            last = self._ring.pop()
-            if victim is not last:
-                self._ring[place] = last
-            if not victim.dead:
-                self.live -= 1
-                return victim
+        """The next victim, out of the queue: the oldest one not visited since it was last looked at."""
+        queue = self._queue
+        while queue:
+            entry = queue.popleft()
+            if entry.dead:
+                continue
+            if entry.visited:
+                entry.visited = False
+                queue.append(entry)
+                continue
+            self.live -= 1
+            return entry
         return None
 
     def forget(self) -> None:
-        """An entry of this ring was marked dead by someone else."""
+        """An entry of this queue was marked dead by someone else."""
         self.live -= 1
-        self._compact()
-
-    def clear(self) -> None:
-        self._ring.clear()
-        self.live = self._hand = 0
-
-    def _sweep(self) -> int:
-        """Where the hand stops: at the first dead or unvisited entry."""
-        ring = self._ring
-        hand = self._hand if self._hand < len(ring) else 0
-        while True:
-            entry = ring[hand]
-            if entry.dead or not entry.visited:
-                self._hand = hand
-                return hand
-            entry.visited = False
-            hand = hand + 1 if hand + 1 < len(ring) else 0
-
-    def _compact(self) -> None:
-        if len(self._ring) > 64 and self.live * 2 < len(self._ring):
-            self._ring = [entry for entry in self._ring if not entry.dead]
-            self._hand = 0
+        if len(self._queue) > 64 and self.live * 2 < len(self._queue):
+            self._queue = deque([entry for entry in self._queue if not entry.dead])

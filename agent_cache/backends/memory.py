@@ -27,7 +27,7 @@ from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.errors import ConfigurationError
 from agent_cache.policy import checked_maxsize
-from agent_cache.tags import Chain, Tag, spell
+from agent_cache.tags import Chain, Tag
 
 __all__ = ["MemoryBackend", "MemoryStore"]
 
@@ -249,10 +249,7 @@ class MemoryStore:
         return not self._is_blocked(token.records, now)
 
     def _is_blocked(self, records: tuple[TagRecord, ...], now: float) -> bool:
-        for record in records:
-            if record.writers or now < record.settles_at:
-                return True
-        return False
+        return any(record.writers or now < record.settles_at for record in records)
 
     def _move(self, records: Iterable[TagRecord], fresh: bytes, writer: str) -> None:
         for record in records:
@@ -530,7 +527,7 @@ class MemoryBackend:
         """Nothing to close; there for the contract."""
 
     async def keys(self) -> AsyncIterator[str]:
-        for key in self._store.keys():
+        for key in self._store.keys():  # noqa: SIM118 - a method, not a dict's view
             yield key
 
 

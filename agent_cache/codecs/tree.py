@@ -32,9 +32,7 @@ from agent_cache.errors import UnstorableResultError
 __all__ = ["json_text", "read_tree", "write_tree"]
 
 _BIG_BITS = 2_000  # an int's text is bounded by the interpreter (640 digits at the least)
-_PATHS: dict[str, type] = {
-    cls.__name__: cls for cls in (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)
-}
+_PATHS: dict[str, type] = {cls.__name__: cls for cls in (PurePosixPath, PureWindowsPath, PosixPath, WindowsPath)}
 
 json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 

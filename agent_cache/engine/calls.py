@@ -173,7 +173,11 @@ def _write_chain(tool: WriteTool, view: View) -> tuple[Chain, str, str]:
     if isinstance(whose, str):
         return (), "global", f"scope={policy.scope!r}: {whose}; it drops the resource in every scope"
     if not scopes_of_reads.all_have(policy.resources, policy.scope):
-        return (), "global", f"scope={policy.scope!r}: some read has another scope; it drops the resource in every scope"
+        return (
+            (),
+            "global",
+            f"scope={policy.scope!r}: some read has another scope; it drops the resource in every scope",
+        )
     return whose[0], policy.scope, ""
 
 

@@ -19,7 +19,7 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.flight import FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
 from agent_cache.tags import Tag
 
-__all__ = ["FLIGHTS", "Ask", "Begin", "Down", "End", "Fill", "Fly", "Flown", "Load", "Move", "Ran", "Run"]
+__all__ = ["FLIGHTS", "Ask", "Begin", "Down", "End", "Fill", "Flown", "Fly", "Load", "Move", "Ran", "Run"]
 
 T = TypeVar("T")
 

@@ -66,7 +66,9 @@ def enter(view: View, tool: str, key: Hashable, arguments: Mapping[str, Any], *,
         view.drain()
         track = detector.track(key, tool, lambda: shown(arguments), poll)
         me, tick = lane(), state.ticks.now()
-        parallel = track.running > 0 or (track.lane is not None and track.lane != me and tick is not None and track.tick == tick)
+        parallel = track.running > 0 or (
+            track.lane is not None and track.lane != me and tick is not None and track.tick == tick
+        )
         track.running += 1
         watch = Watch(state, track, key, counted=not parallel)
         if not parallel:

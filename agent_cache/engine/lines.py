@@ -9,6 +9,7 @@ Each line is a generator of effects (:mod:`.effects`). Read top down:
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Hashable
@@ -21,7 +22,7 @@ from agent_cache.config import settings
 from agent_cache.context import View, Warm
 from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read, prepare_write
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import FLIGHTS, Ask, Begin, Down, End, Fill, Fly, Flown, Load, Move, Ran, Run
+from agent_cache.engine.effects import FLIGHTS, Ask, Begin, Down, End, Fill, Flown, Fly, Load, Move, Ran, Run
 from agent_cache.engine.guard import Watch, enter, overruled, react, settle
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import AgentLoopDetectedError, NoEffect, UnkeyableArgumentError, UnstorableResultError
@@ -32,6 +33,7 @@ from agent_cache.tags import call_path, spell, write_tags
 __all__ = ["Answer", "explain_line", "invalidate_all_line", "invalidate_line", "read_line", "write_line"]
 
 _MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not stored
+_LOADED: dict[str, Outcome] = {"absent": "miss", "stale": "stale", "expired": "expired", "blocked": "blocked"}
 _WRITES: Hashable = "writes"
 
 
@@ -142,10 +144,7 @@ def _cached(
             _count_load(tool, view, found, landed)
             if watch is not None:
                 settle(watch, landed, token)
-            outcome: Outcome = found.why if isinstance(found, Missing) and found.why != "absent" else "miss"  # type: ignore[assignment]
-            if isinstance(found, Blocked):
-                outcome = "blocked"
-            return Answer(landed.value, landed.error), _Report(outcome, landed=landed)
+            return Answer(landed.value, landed.error), _Report(_LOADED[found.why], landed=landed)
         answer = _share(landed)
         if answer is None:  # cannot be copied: a stream, a connection; everyone needs an own one
             landed = yield Load(lambda: load_line(tool, view, values, call, None))
@@ -171,11 +170,16 @@ def _hit(
         metrics.saved(tool.resource, found.load_seconds, tool.policy.cost)
     if watch is not None and watch.state.on_loop not in ("raise", "warn"):
         watch.state.remember(watch.key, found.stored)
-    if near is not None and view.mode == "normal" and not settings.notices.observers and (watch is None or watch.counted):
+    if (
+        near is not None
+        and view.mode == "normal"
+        and not settings.notices.observers
+        and (watch is None or watch.counted)
+    ):
         key = tool.shape.hot_key(values)
         if key is not None and near.current() and _unchanged(tool, values, call, key):
             lane = watch.track.lane if watch is not None else None
-            loop = lane.get_loop() if hasattr(lane, "get_loop") else None
+            loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
             view.warm(key, Warm(near, generation, tool.resource, tool.policy.cost, track, lane, loop))
     return Answer(value)

@@ -115,7 +115,7 @@ class _Face:
     async def keys(self) -> set[str]:
         if self._blocking:
             return set(self._backend.keys())
-        return {key async for key in self._backend.keys()}
+        return {key async for key in self._backend}
 
     # -- verdicts
 
@@ -276,7 +276,12 @@ class BackendContract:
 
     def test_a_write_drops_the_path_above_and_below_and_not_beside(self) -> None:
         async def scenario(b: _Face) -> None:
-            paths = {b"list": ("cart",), b"one": ("cart", "42"), b"below": ("cart", "42", "a"), b"beside": ("cart", "43")}
+            paths = {
+                b"list": ("cart",),
+                b"one": ("cart", "42"),
+                b"below": ("cart", "42", "a"),
+                b"beside": ("cart", "43"),
+            }
             tags = {key: read_tags([path], ()) for key, path in paths.items()}
             for key in paths:
                 await b.store("x", tags[key], key=key)

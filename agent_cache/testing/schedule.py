@@ -185,6 +185,7 @@ class Schedule:
         self.world = World(self._adapter.checks - lost)
         self._make_tools()
         self._quiet = loop.create_future()
+        self._looking = asyncio.Lock()
         self._checked = 0
         self._all_checked = loop.create_future()
         suspending = loop.create_task(self._suspend()) if mix.suspend else None
@@ -201,7 +202,10 @@ class Schedule:
                 self._quiet.set_result(None)
             await self._quiet
             await asyncio.sleep(2 * self._adapter.settle)  # all commits have landed, all windows are closed
-            await self._look_for_stuck_keys(session)
+            async with (
+                self._looking
+            ):  # one session after the other, so that each sees what is kept, not what is loading
+                await self._look_for_stuck_keys(session)
             self._checked += 1
             if self._checked == len(self._sessions):
                 self._all_checked.set_result(None)

@@ -247,7 +247,8 @@ class _Bench:
             raise
         except Exception as error:  # noqa: BLE001 - whatever else a cache raises is the finding
             declared = self._adapter.no_effect or WriteFailed
-            if not isinstance(error, {"refuse": WriteFailed, "no_effect": declared}.get(ends, ())):
+            asked_for: dict[str, type[Exception]] = {"refuse": WriteFailed, "no_effect": declared}
+            if ends not in asked_for or not isinstance(error, asked_for[ends]):
                 self._spurious(f"{name} raised {error!r}")
 
     def _spurious(self, text: str) -> None:

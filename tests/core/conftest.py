@@ -6,6 +6,7 @@ import pytest
 
 from agent_cache import MemoryBackend, configure
 from agent_cache.config import settings
+from agent_cache.policy import scopes_of_reads
 from agent_cache.testing import FakeClock
 
 
@@ -20,6 +21,7 @@ def memory(clock: FakeClock) -> MemoryBackend:
 
 
 @pytest.fixture(autouse=True)
-def _default_backend(_fresh_process_state: None, memory: MemoryBackend) -> None:
+def _default_backend(_fresh_process_state: None, memory: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scopes_of_reads, "_scopes", {})  # other tests' reads do not widen a write of this one
     settings.notices.forget()
     configure(backend=memory)

@@ -14,7 +14,7 @@ import pytest
 
 from agent_cache import policy, tags
 from agent_cache.backends import memory
-from agent_cache.backends.memory import MemoryStore, TagRecord
+from agent_cache.backends.memory import MemoryStore
 from agent_cache.clock import nonce
 from agent_cache.engine import calls
 from agent_cache.flight import FlightTable
@@ -75,7 +75,7 @@ def test_window_at_begin(monkeypatch: Patch) -> None:
 
 
 def test_marker_of_the_window(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(TagRecord, "is_written", lambda self, now: False)
+    monkeypatch.setattr(MemoryStore, "_is_blocked", lambda self, records, now: False)
     _caught("C0")
 
 
@@ -100,7 +100,7 @@ def test_the_move_at_the_end_is_what_holds_where_the_marker_is_lost(monkeypatch:
     """In one process a marker is never lost, so BEGIN's move and the marker keep P1 alone. Take the marker away:
     the move at the end still keeps all reads after the write right; without it they are stale.
     """
-    monkeypatch.setattr(TagRecord, "is_written", lambda self, now: False)
+    monkeypatch.setattr(MemoryStore, "_is_blocked", lambda self, records, now: False)
     report = run(range(20), make_adapter=_promised_without_marker)
     assert report.violations == 0, str(report)
     monkeypatch.setattr(MemoryStore, "end", _without_moving(MemoryStore.end))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent_cache import AgentCache, AgentCacheInvalidator, MemoryBackend, get_metrics
-from agent_cache.flight import Flight, FlightTable, Landed, ThreadFlight
+from agent_cache.flight import Flight, FlightTable, Landed, TaskFlight, ThreadFlight
 from agent_cache.testing import FakeClock
 from agent_cache.testing.world import World
 
@@ -281,6 +281,37 @@ def test_a_thread_after_the_write_does_not_share_a_load_from_before(stage: Stage
     stage.finish()
     assert len(theatre.world.loads) == 2
     theatre.check()
+
+
+def test_two_event_loops_share_one_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = MemoryBackend()
+    loading, both, loads = threading.Event(), threading.Barrier(2), 0
+    ride = TaskFlight.ride
+
+    async def riding(self: TaskFlight, *, share: bool = True) -> Landed:
+        if asyncio.get_running_loop() is not self.loop:
+            both.wait(FAILSAFE)  # the second is here: the load may end
+        return await ride(self, share=share)
+
+    monkeypatch.setattr(TaskFlight, "ride", riding)
+
+    @AgentCache("thing", backend=backend)
+    async def thing() -> int:
+        nonlocal loads
+        loads += 1
+        loading.set()
+        await asyncio.to_thread(both.wait, FAILSAFE)
+        return loads
+
+    values: list[int] = []
+    threads = [threading.Thread(target=lambda: values.append(asyncio.run(thing()))) for _ in range(2)]
+    threads[0].start()
+    assert loading.wait(FAILSAFE)
+    threads[1].start()
+    for thread in threads:
+        thread.join(FAILSAFE)
+    assert values == [1, 1]
+    assert loads == 1
 
 
 def test_a_load_on_the_loop_raced_by_a_write_in_a_thread(stage: Stage) -> None:

@@ -1,0 +1,209 @@
+"""Whatever is wrong is said at once: which parameter, which value, what to do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent_cache import (
+    AgentCache,
+    AgentCacheInvalidator,
+    AgentCacheSession,
+    ConfigurationError,
+    MemoryBackend,
+    configure,
+)
+
+
+async def tool(user_id: str, page: int = 1) -> str:
+    return user_id
+
+
+def key_fn(args: Any, kwargs: Any) -> Any:
+    return None
+
+
+READS: list[tuple[dict[str, Any], str, str]] = [
+    ({"resource": "cart:{user}"}, "resource", "it has user_id, page"),
+    ({"resource": ""}, "resource", "give a resource name"),
+    ({"resource": None}, "resource", "give a name"),
+    ({"resource": []}, "resource", "give a name"),
+    ({"resource": ["cart", 7]}, "resource", "give a resource name"),
+    ({"resource": "cart::x"}, "resource", "empty segment"),
+    ({"resource": "cart:{user_id"}, "resource", "braces do not match"),
+    ({"resource": "cart:{}"}, "resource", "is not a placeholder"),
+    ({"resource": "cart:{user_id!r}"}, "resource", "is not a placeholder"),
+    ({"scope": "no such scope"}, "scope", "give 'global', 'session'"),
+    ({"scope": None}, "scope", "give 'global', 'session'"),
+    ({"ttl": -1}, "ttl", "give a positive number of seconds"),
+    ({"ttl": 0}, "ttl", "give a positive number of seconds"),
+    ({"ttl": float("nan")}, "ttl", "give a positive number of seconds"),
+    ({"ttl": "60"}, "ttl", "give seconds as a number"),
+    ({"ttl": True}, "ttl", "give seconds as a number"),
+    ({"maxsize": 0}, "maxsize", "give a whole number"),
+    ({"maxsize": 1.5}, "maxsize", "give a whole number"),
+    ({"skip_args": -1}, "skip_args", "give how many"),
+    ({"skip_args": 3}, "skip_args", "tool has 2"),
+    ({"skip_args": True}, "skip_args", "give how many"),
+    ({"ignore": ("ctx",)}, "ignore", "it has user_id, page"),
+    ({"jitter": 1}, "jitter", "give a fraction"),
+    ({"jitter": -0.1}, "jitter", "give a fraction"),
+    ({"cache_if": 5}, "cache_if", "give a function"),
+    ({"backend": "redis://"}, "backend", "give a backend"),
+    ({"codec": object()}, "codec", "give an object with encode"),
+    ({"cost": -1}, "cost", "give what one call costs"),
+]
+WRITES: list[tuple[dict[str, Any], str, str]] = [
+    ({"resource": "cart:{user}"}, "resource", "it has user_id, page"),
+    ({"scope": 3}, "scope", "give 'global', 'session'"),
+    ({"clear_all": False}, "clear_all", "needs key_fn"),
+    ({"key_fn": key_fn}, "key_fn", "clear_all=False"),
+    ({"clear_all": False, "key_fn": 3}, "key_fn", "give a function"),
+    ({"no_effect": 3}, "no_effect", "give a function"),
+    ({"backend": object()}, "backend", "give a backend"),
+]
+
+
+def _said(error: ConfigurationError, parameter: str, value: object, fix: str) -> None:
+    text = str(error)
+    assert error.parameter == parameter
+    assert text.startswith(f"{parameter}=")
+    assert repr(value) in text
+    assert fix in text
+
+
+@pytest.mark.parametrize(("wrong", "parameter", "fix"), READS, ids=repr)
+def test_a_wrong_read(wrong: dict[str, Any], parameter: str, fix: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AgentCache(**{"resource": "cart", **wrong})(tool)
+    value = 7 if isinstance(wrong.get("resource"), list) and wrong["resource"] else wrong[parameter]
+    _said(caught.value, parameter, value, fix)
+
+
+@pytest.mark.parametrize(("wrong", "parameter", "fix"), WRITES, ids=repr)
+def test_a_wrong_write(wrong: dict[str, Any], parameter: str, fix: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AgentCacheInvalidator(**{"resource": "cart", **wrong})(tool)
+    _said(caught.value, parameter, wrong[parameter], fix)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parameter"),
+    [
+        ({"session_id": ""}, "session_id"),
+        ({"session_id": 5}, "session_id"),
+        ({"max_tool_repeats": 0}, "max_tool_repeats"),
+        ({"max_tool_repeats": True}, "max_tool_repeats"),
+        ({"max_execution_depth": -5}, "max_execution_depth"),
+        ({"on_loop": "explode"}, "on_loop"),
+        ({"identity": "u1"}, "identity"),
+        ({"identity": {"session": "u1"}}, "identity"),
+        ({"identity": {1: "u1"}}, "identity"),
+        ({"backend": "memory://"}, "backend"),
+    ],
+)
+def test_a_wrong_session(wrong: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AgentCacheSession(**wrong)
+    _said(caught.value, parameter, wrong[parameter], "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parameter"),
+    [
+        ({"mode": "maybe"}, "mode"),
+        ({"namespace": 5}, "namespace"),
+        ({"backend": "nosuch://x"}, "backend"),
+        ({"backend": 5}, "backend"),
+        ({"default_ttl": -1}, "default_ttl"),
+        ({"on_unavailable": "panic"}, "on_unavailable"),
+    ],
+)
+def test_a_wrong_configuration(wrong: dict[str, Any], parameter: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configure(**wrong)
+    _said(caught.value, parameter, wrong[parameter], "give" if parameter != "backend" else "")
+
+
+def test_a_secret_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configure(secret="hunter2" * 20)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"max_size": 0}, {"max_bytes": -1}, {"default_ttl": -1}, {"settle": -1}])
+def test_a_wrong_memory_backend(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MemoryBackend(**wrong)
+    _said(caught.value, next(iter(wrong)), next(iter(wrong.values())), "give")
+
+
+@pytest.mark.parametrize("skip_args", [1, -1, "x", None])
+def test_skip_args_on_a_write_points_to_key_fn(skip_args: Any) -> None:
+    with pytest.raises(TypeError, match="key_fn") as caught:
+        AgentCacheInvalidator("cart", skip_args=skip_args)
+    assert f"skip_args={skip_args!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("decorate", [AgentCache("x"), AgentCacheInvalidator("x")], ids=["read", "write"])
+def test_only_plain_tools_are_taken(decorate: Callable[[Any], Any]) -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+
+    async def async_stream() -> AsyncIterator[int]:
+        yield 1
+
+    for wrong in (stream, async_stream):
+        with pytest.raises(ConfigurationError, match="return a list instead"):
+            decorate(wrong)
+    for other in (print, functools.partial(tool, "u"), 5, type("Callable", (), {})):
+        with pytest.raises(ConfigurationError, match="takes a def or async def function"):
+            decorate(other)
+    for kind in (classmethod, staticmethod):
+        with pytest.raises(ConfigurationError, match=f"put @{kind.__name__} above"):
+            decorate(kind(tool))
+
+
+@pytest.mark.parametrize("decorator", [AgentCache, AgentCacheInvalidator])
+def test_a_decorator_without_its_arguments_is_noticed_at_once(decorator: Any) -> None:
+    with pytest.raises(ConfigurationError, match="resource"):
+        decorator(tool)
+
+
+def test_a_method_must_say_what_self_is_to_the_key() -> None:
+    with pytest.raises(ConfigurationError, match="skip_args=1") as caught:
+
+        class Shop:
+            @AgentCache("x")
+            def get(self, n: int) -> int:
+                return n
+
+    assert "__agent_cache_key__" in str(caught.value)
+    assert "ignore=('self',)" in str(caught.value)
+
+
+async def test_a_session_is_entered_once_and_only_asked_inside() -> None:
+    session = AgentCacheSession("s")
+    with pytest.raises(ConfigurationError, match="not been entered"):
+        session.get_metrics()
+    with pytest.raises(ConfigurationError, match="not been entered"):
+        session.new_turn()
+    async with session:
+        with pytest.raises(ConfigurationError, match="already open"):
+            session.__enter__()
+
+
+def test_a_wrong_call_fails_as_the_tool_itself_would() -> None:
+    @AgentCache("x")
+    def get(a: int, *, b: int = 1) -> int:
+        return a
+
+    for args, kwargs in (((), {}), ((1, 2), {}), ((1,), {"c": 1})):
+        with pytest.raises(TypeError) as ours:
+            get(*args, **kwargs)
+        with pytest.raises(TypeError) as plain:
+            get.uncached(*args, **kwargs)
+        assert str(ours.value).split("get()")[1] == str(plain.value).split("get()")[1]
