@@ -6,7 +6,6 @@ In this order: the decorator's, the session's, ``configure(backend=...)``, ``AGE
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from agent_cache.backends.memory import MemoryBackend
 from agent_cache.clock import seconds
 from agent_cache.context import cool_all
 from agent_cache.errors import ConfigurationError
+from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Observer
 from agent_cache.notices import Notices
 
@@ -30,7 +30,7 @@ class Settings:
     """The configuration in force."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = renewed_after_fork(self, "lock")
         self.notices = Notices()
         self.backend: Backend | None = None
         self.namespace = ""

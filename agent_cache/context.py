@@ -14,6 +14,7 @@ Entering and leaving sessions is :mod:`agent_cache.session`'s business.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from collections.abc import Hashable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
+from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
 from agent_cache.metrics import Metrics
 
@@ -87,7 +89,8 @@ class SessionState:
         self.backend = backend
         self.detector = LoopDetector(policy) if policy is not None else None
         self.on_loop = on_loop
-        self.lock = threading.RLock()
+        self.lock = renewed_after_fork(self, "lock")
+        self.main: View | None = None
         self.metrics = Metrics()
         self.ticks = _Ticks()
         self.stages: dict[Hashable, int] = {}
@@ -110,6 +113,8 @@ class SessionState:
                 self.detector.new_turn()
             self.stages.clear()
             self.warned.clear()
+            if self.main is not None:
+                self.main.cool()
 
 
 class _Ticks:
@@ -138,6 +143,15 @@ class _Ticks:
             self._open_on = None
 
 
+def keep_warm(hot: dict[Any, Warm], key: Any, warm: Warm) -> None:
+    """Let a view answer this call at once from now on; ``hot`` is its table as it was when the call began."""
+    if len(hot) >= _MAX_HOT:
+        hot.clear()
+    hot[key] = warm
+    if warm.track is not None:
+        warm.track.warm = warm
+
+
 class _Never(dict[Any, Any]):
     """The hot table of a view in which nothing is answered at once."""
 
@@ -158,7 +172,11 @@ class View:
         self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
         self.room = _MAX_LOG
         self.make_room()
-        _views.add(self)
+        if mode == "normal":  # in the others nothing is answered at once: nothing to count, nothing to forget
+            if session is not None:
+                session.main = self
+            with _views_lock:
+                _views.add(self)
 
     @property
     def detector(self) -> LoopDetector | None:
@@ -173,23 +191,25 @@ class View:
         detector = self.detector
         self.room = _MAX_LOG if detector is None else min(_MAX_LOG, detector.headroom())
 
-    def warm(self, key: Any, warm: Warm) -> None:
-        if len(self.hot) >= _MAX_HOT:
-            self.hot.clear()
-        self.hot[key] = warm
-
     def cool(self) -> None:
-        """Forget what could be answered at once: configuration changed."""
-        self.hot.clear()
+        """Forget what could be answered at once: the configuration or the turn changed.
+
+        A new table, so that a call that began before cannot put anything into it.
+        """
+        if self.mode == "normal":
+            self.hot = {}
 
     def drain(self) -> None:
         """Count what was answered at once since the last time, in order."""
         log = self.log
         if not log:
             return
-        size = len(log)
-        batch = log[:size]
-        del log[:size]
+        with _drain_lock:
+            size = len(log)
+            batch = log[:size]
+            del log[:size]
+        if not batch:
+            return
         first = batch[0]
         if batch.count(first) == size:
             self._counted(first, size)
@@ -216,21 +236,36 @@ class View:
 PROCESS = Metrics()
 """The process-wide counters."""
 _views: weakref.WeakSet[View] = weakref.WeakSet()
+_views_lock = threading.Lock()
+_drain_lock = threading.Lock()
 ROOT = View(None)
 """The view outside any session."""
 view_var: ContextVar[View] = ContextVar("agent_cache_view", default=ROOT)
 current_view = view_var.get
 
 
+def _all_views() -> list[View]:
+    with _views_lock:
+        return list(_views)
+
+
 def drain_all() -> None:
-    for view in list(_views):
+    for view in _all_views():
         view.drain()
         view.make_room()
 
 
 def cool_all() -> None:
-    for view in list(_views):
+    for view in _all_views():
         view.cool()
 
 
-__all__ += ["PROCESS", "cool_all", "drain_all"]
+def _after_fork() -> None:
+    global _views_lock, _drain_lock
+    _views_lock, _drain_lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+__all__ += ["PROCESS", "cool_all", "drain_all", "keep_warm"]

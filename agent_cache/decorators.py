@@ -47,31 +47,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # How the hot path tells the task it runs in. Python 3.11's current_task() costs 430 ns, a dict of its own tasks 40.
 if sys.version_info >= (3, 12):
-    _SAME_TASK = "{x}task() is _r.lane"
+    _SAME_TASK = "{x}task() is {x}r.lane"
     _task: Callable[..., Any] = asyncio.current_task
 else:
-    _SAME_TASK = "{x}task(_r.loop) is _r.lane"
+    _SAME_TASK = "{x}task({x}r.loop) is {x}r.lane"
     _task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined,unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
 
 _HOT = """\
-    _v = {x}view()
+    {x}v = {x}view()
     if {guards}:
-        _r = _v.hot.get({key})
-        if _r is not None:
-            _e = _r.entry
-            _s = _e.stored
-            if _r.generation is _r.home.generation and _r.now() < _e.deadline and (_r.lane is None or {same_lane}):
-                _l = _v.log
-                if len(_l) < _v.room:
-                    _l.append(_r)
-                    _e.visited = True
-                    if _s.thaw is None:
-                        return _s.value
+        {x}r = {x}v.hot.get({key})
+        if {x}r is not None:
+            {x}e = {x}r.entry
+            {x}s = {x}e.stored
+            if {x}r.generation is {x}r.home.generation and {x}r.now() < {x}e.deadline and ({x}r.lane is None or {same_lane}):
+                {x}l = {x}v.log
+                if {x}len({x}l) < {x}v.room:
+                    {x}l.append({x}r)
+                    {x}e.visited = True
+                    if {x}s.thaw is None:
+                        return {x}s.value
                     try:
-                        return _s.thaw()
+                        return {x}s.thaw()
                     except {x}unreadable:
                         pass
-    return {wait}{x}slow({x}tool, _v, {values})"""
+    return {wait}{x}slow({x}tool, {x}v, {values})"""
 
 
 class AgentCache:
@@ -129,6 +129,7 @@ class AgentCache:
         poll: bool = False,
         cost: float | None = None,
     ) -> None:
+        _check_resource(resource, "AgentCache")
         self._resource = resource
         self._declared = scope is not GLOBAL
         self._scope = checked_scope(scope)
@@ -237,6 +238,7 @@ class AgentCacheInvalidator:
                 f"skip_args={skip_args!r}: an invalidator has no key to leave arguments out of; "
                 "use clear_all=False with key_fn=lambda args, kwargs: read.cache_key(...)"
             )
+        _check_resource(resource, "AgentCacheInvalidator")
         self._resource = resource
         self._scope = checked_scope(scope)
         checked_callable(key_fn, "key_fn", "lambda args, kwargs: get_cart.cache_key(args[0])")
@@ -288,8 +290,7 @@ class AgentCacheInvalidator:
 
 def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
     shape, x = tool.shape, tool.shape.prefix
-    same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == _r.lane"
-    locals_taken = {n for n in shape.names if n in ("_v", "_r", "_e", "_s", "_l")}
+    same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == {x}r.lane"
     body = _HOT.format(
         x=x,
         guards=shape.guards(),
@@ -298,8 +299,6 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
         wait="await " if tool.is_async else "",
         values=f"({''.join(f'{n}, ' for n in shape.names)})",
     )
-    if locals_taken:  # a tool with such a parameter name: no hot path, the engine does it all
-        body = body.splitlines()[-1].replace("_v,", f"{x}view(),")
     extra = {
         f"{x}view": current_view,
         f"{x}tool": tool,
@@ -309,7 +308,6 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
         f"{x}len": len,
         f"{x}unreadable": UnstorableResultError,
     }
-    body = body.replace("len(_l)", f"{x}len(_l)")
     kind = "async def" if tool.is_async else "def"
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))
 
@@ -378,6 +376,11 @@ def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Calla
 
 
 # -- helpers at decoration --------------------------------------------------------------------------------------------------
+
+
+def _check_resource(resource: object, decorator: str) -> None:
+    if callable(resource):
+        raise ConfigurationError("resource", resource, f"give a name first: @{decorator}('cart')")
 
 
 def _check_tool(function: object, decorator: str) -> None:

@@ -24,8 +24,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from agent_cache.codecs import Stored
@@ -43,10 +45,10 @@ class Landed:
     value: Any = None
     stored: Stored | None = None
     error: BaseException | None = None
+    trace: TracebackType | None = None
     seconds: float = 0.0
     kept: bool = False
     refused: str | None = None
-    raw_taken: bool = False
 
     @property
     def is_abandoned(self) -> bool:
@@ -90,10 +92,10 @@ class Flight:
                     todo.append(other)
         return False
 
-    def _wait_begins(self) -> None:
-        with self.table.lock:
-            for flight in _inside.get()[-1:]:
-                flight.waits_for[self] = flight.waits_for.get(self, 0) + 1
+    def wait_begins(self) -> None:
+        """The caller will :meth:`ride`. Call under the lock under which :func:`may_wait_for` was asked."""
+        for flight in _inside.get()[-1:]:
+            flight.waits_for[self] = flight.waits_for.get(self, 0) + 1
 
     def _wait_ends(self) -> None:
         with self.table.lock:
@@ -151,33 +153,38 @@ class TaskFlight(Flight):
             loop = rider.get_loop()
             if loop is self.loop:
                 _wake(rider)
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(_wake, rider)
+            else:
+                with suppress(RuntimeError):  # closed in this very moment: nobody is left to wake there
+                    loop.call_soon_threadsafe(_wake, rider)
 
     async def ride(self, *, share: bool = True) -> Landed:
         """Wait for the landing. Cancelling it leaves the flight, and ends the load if nobody is left.
 
         ``share=False`` only watches: the load does not go on for a watcher's sake.
         """
-        if self.landed is not None:
-            return self.landed
         loop = asyncio.get_running_loop()
         rider: asyncio.Future[None] = loop.create_future()
         with self.table.lock:
             if self.landed is not None:
+                self._wait_ends()
                 return self.landed
             (self._riders if share else self._watchers).add(rider)
-        self._wait_begins()
         try:
             if loop is self.loop:
                 await rider
             else:
-                while not rider.done() and not self.is_lost:
-                    await asyncio.wait({rider}, timeout=_FOREIGN_CHECK)
+                await self._ride_from_afar(rider)
         finally:
             self._wait_ends()
             self._leave(rider, share)
         return self.landed or Landed(error=asyncio.CancelledError("the event loop of this load was closed"))
+
+    async def _ride_from_afar(self, rider: asyncio.Future[None]) -> None:
+        """Wait on another loop; give up on one that is closed, or stands still at two looks."""
+        still = 0
+        while not rider.done() and not self.is_lost and still < 2:
+            await asyncio.wait({rider}, timeout=_FOREIGN_CHECK)
+            still = 0 if self.loop.is_running() else still + 1
 
     def _leave(self, rider: asyncio.Future[None], share: bool) -> None:
         with self.table.lock:
@@ -191,7 +198,8 @@ class TaskFlight(Flight):
             if rider.get_loop() is self.loop:
                 task.cancel()
             else:
-                self.loop.call_soon_threadsafe(task.cancel)
+                with suppress(RuntimeError):  # closed in this very moment: its tasks are gone
+                    self.loop.call_soon_threadsafe(task.cancel)
 
 
 def _wake(rider: asyncio.Future[None]) -> None:
@@ -223,7 +231,6 @@ class ThreadFlight(Flight):
 
     def ride(self, *, share: bool = True) -> Landed:
         """Wait for the landing."""
-        self._wait_begins()
         try:
             self._over.wait()
         finally:

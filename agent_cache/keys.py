@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import keyword
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ __all__ = ["CallShape", "tool_identity"]
 _GUARDED: dict[type, str] = {str: "str", bytes: "bytes", int: "int", bool: "bool"}
 _SCALARS = frozenset({str, bytes, int, bool, float, type(None)})
 _DIGEST = 20
+_MAX_HOT_PART = 1_024  # characters or bytes
 
 
 def hot_part(value: object) -> object:
@@ -41,6 +43,11 @@ def hot_part(value: object) -> object:
     if kind in _SCALARS:
         return kind, value
     return alias(value)
+
+
+def _too_long(part: object) -> bool:
+    """Hot tables hold their keys: long texts are looked up by digest instead."""
+    return isinstance(part, (str, bytes)) and len(part) > _MAX_HOT_PART
 
 
 def _hot_ok(value: object, guard: type | None) -> bool:
@@ -151,14 +158,21 @@ class CallShape:
         parts: list[Any] = [self.number]
         for k in self.keyed:
             value = values[k.index]
-            if not _hot_ok(value, k.guard):
+            if _too_long(value) or not _hot_ok(value, k.guard):
                 return None
-            parts.append(value if k.guard is not None else hot_part(value))
+            part = value if k.guard is not None else hot_part(value)
+            if part is None or _too_long(part):
+                return None
+            parts.append(part)
         return tuple(parts)
 
     def arguments(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """All arguments by name."""
         return dict(zip(self.names, values, strict=True))
+
+    def has_only_atoms(self, values: tuple[Any, ...]) -> bool:
+        """Whether nobody can change these arguments while the tool runs."""
+        return all(type(values[k.index]) in _SCALARS for k in self.keyed)
 
     def digest(self, identity: bytes, values: tuple[Any, ...]) -> bytes:
         """The call's digest: injective over tool identity and typed arguments, up to hash collisions of 160 bits.
@@ -179,6 +193,7 @@ def compile_function(
     own = {"part": hot_part, "type": type, **{name: kind for kind, name in _GUARDED.items()}}
     scope: dict[str, Any] = {f"{shape.prefix}{key}": value for key, value in own.items()}
     scope |= {**shape.defaults, **extra}
+    name = name if name.isidentifier() and not keyword.iskeyword(name) else "tool"
     source = f"{kind} {name}({shape.header()}):\n{body}\n"
     exec(compile(source, f"<agent_cache {name}>", "exec"), scope)  # noqa: S102 - names are identifiers checked by inspect
     made: Callable[..., Any] = scope[name]

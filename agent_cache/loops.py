@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from agent_cache.errors import ConfigurationError
 from agent_cache.model import LoopEvent, LoopKind, ToolCall
@@ -70,11 +70,17 @@ def checked_on_loop(on_loop: Any) -> OnLoop:
     )
 
 
+class Retired(Protocol):
+    """What is answered at once on behalf of a track, as long as its generation is current."""
+
+    generation: object
+
+
 class CallTrack:
     """What the detector remembers of one call (a tool with its arguments)."""
 
     __slots__ = (
-        "arguments", "count", "key", "lane", "last_step", "limit", "outcome", "running", "stamp", "tick", "tool",
+        "arguments", "count", "key", "lane", "last_step", "limit", "outcome", "running", "stamp", "tick", "tool", "warm",
     )  # fmt: skip
 
     def __init__(self, key: Hashable, tool: str, arguments: Mapping[str, str], limit: int) -> None:
@@ -90,6 +96,13 @@ class CallTrack:
         self.lane: object = None
         self.tick: int | None = None
         self.running = 0
+        self.warm: Retired | None = None
+
+    def retire(self) -> None:
+        """Nobody counts with this any more: what would be answered without asking must ask again."""
+        if self.warm is not None:
+            self.warm.generation = None
+            self.warm = None
 
 
 class LoopDetector:
@@ -111,7 +124,7 @@ class LoopDetector:
             limit = self.policy.max_tool_repeats * (_POLL_FACTOR if poll else 1)
             track = self._tracks[key] = CallTrack(key, tool, arguments(), limit)
             if len(self._tracks) > _MAX_TRACKS:
-                self._tracks.popitem(last=False)
+                self._tracks.popitem(last=False)[1].retire()
         else:
             self._tracks.move_to_end(key)
         return track

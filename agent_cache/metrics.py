@@ -5,8 +5,9 @@ Counters only. What counts as what is decided where it happens.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
+
+from agent_cache.locks import renewed_after_fork
 
 __all__ = ["FIELDS", "Metrics"]
 
@@ -21,10 +22,10 @@ _OVERFLOW = "(other)"
 class Metrics:
     """Thread-safe counters by resource, bounded: past 1,000 resources the rest is counted as ``(other)``."""
 
-    __slots__ = ("_lock", "_reasons", "_resources", "_saved")
+    __slots__ = ("__weakref__", "_lock", "_reasons", "_resources", "_saved")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock")
         self._resources: dict[str, dict[str, int]] = {}
         self._reasons: dict[str, int] = {}
         self._saved: dict[str, list[float]] = {}

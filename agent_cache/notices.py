@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Hashable
 from typing import Any
 
 from agent_cache.context import View
+from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Event, Observer
 
 __all__ = ["Notices"]
@@ -22,7 +22,7 @@ class Notices:
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
         self._said: set[Hashable] = set()
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock")
 
     def once(self, key: Hashable, text: str, *arguments: Any, level: int = logging.WARNING) -> None:
         """Log ``text`` unless ``key`` was said before."""

@@ -7,7 +7,6 @@ is asked, it never acts.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
+from agent_cache.locks import renewed_after_fork
 from agent_cache.model import KeyFn
 from agent_cache.tags import Template
 
@@ -44,7 +44,7 @@ class ReadPolicy:
     @property
     def resource(self) -> str:
         """The name metrics go under: the first resource's first segment."""
-        return self.resources[0].head or self.resources[0].text
+        return self.resources[0].name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class WritePolicy:
 
     @property
     def resource(self) -> str:
-        return self.resources[0].head or self.resources[0].text
+        return self.resources[0].name
 
 
 def checked_scope(scope: object) -> str:
@@ -112,7 +112,7 @@ class _ReadRegister:
     """Which scopes the reads of each resource have, as far as this process knows. Only grows; bounded by the code."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(self, "_lock")
         self._scopes: dict[str | None, set[str]] = {}
 
     def add(self, policy: ReadPolicy) -> None:

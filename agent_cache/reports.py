@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent_cache.backends.memory import live_stores
+from agent_cache.backends.memory import evictions_ever, live_stores
 from agent_cache.context import PROCESS, drain_all
 
 __all__ = ["get_metrics", "reset_metrics"]
@@ -22,16 +22,15 @@ def get_metrics() -> dict[str, Any]:
     """
     drain_all()
     figures = PROCESS.snapshot()
-    entries = size = evictions = 0
+    entries = size = 0
     for store in live_stores():
-        more, heavier, evicted = store.sizes()
+        more, heavier, _ = store.sizes()
         entries += more
         size += heavier
-        evictions += sum(evicted.values())
     figures["entries"], figures["bytes"], figures["evictions"] = (
         entries,
         size,
-        max(0, evictions - _evictions_at_reset[0]),
+        evictions_ever[0] - _evictions_at_reset[0],
     )
     return figures
 
@@ -43,4 +42,4 @@ def reset_metrics() -> None:
     """Start counting anew. Entries, bytes and sessions' own figures stay."""
     drain_all()
     PROCESS.reset()
-    _evictions_at_reset[0] = sum(sum(store.sizes()[2].values()) for store in live_stores())
+    _evictions_at_reset[0] = evictions_ever[0]

@@ -6,7 +6,7 @@ The state itself is :mod:`agent_cache.context`'s; what a call makes of it, the e
 
 from __future__ import annotations
 
-import threading
+import hashlib
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +15,10 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from agent_cache.backends.base import Backend
+from agent_cache.canonical import encoded
 from agent_cache.context import SessionState, View, view_var
-from agent_cache.errors import ConfigurationError
+from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
+from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import LoopPolicy, OnLoop, checked_on_loop
 from agent_cache.notices import log
 
@@ -27,7 +29,7 @@ class _Live:
     """The sessions with an open block, so that blocks with one id share one state."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = renewed_after_fork(self, "lock")
         self.views: dict[tuple[object, ...], tuple[View, int]] = {}
 
 
@@ -107,12 +109,16 @@ class AgentCacheSession:
             self._view.make_room()
 
     def get_metrics(self) -> dict[str, Any]:
-        """The counters of :func:`agent_cache.get_metrics`, for this session only."""
+        """The counters of :func:`agent_cache.get_metrics`, for this session only; entries and bytes: its own."""
         state = self._state()
         assert self._view is not None  # noqa: S101 - as above
         self._view.drain()
         self._view.make_room()
-        return state.metrics.snapshot()
+        figures = state.metrics.snapshot()
+        sizes = [backend.sync.chain_sizes(state.chain) for backend in state.used.values() if backend.in_process]
+        figures["entries"] = sum(entries for entries, _ in sizes)
+        figures["bytes"] = sum(size for _, size in sizes)
+        return figures
 
     def _state(self) -> SessionState:
         if self._view is None or self._view.session is None:
@@ -127,8 +133,9 @@ class AgentCacheSession:
         inherited = outer.identity if outer is not None else nobody
         identity = inherited if self._own_identity is None else self._own_identity
         backend = self._own_backend or (outer.backend if outer is not None else None)
-        self._key = (self.session_id, tuple((k, type(v), repr(v)) for k, v in identity.items()))
-        chain = ("session", self.session_id, *(f"{k}={v!r}" for k, v in identity.items()))
+        who = _who(identity)
+        self._key = (self.session_id, who)
+        chain = ("session", self.session_id, who)
         with _live.lock:
             view, blocks = _live.views.get(self._key, (None, 0))
             if view is None:
@@ -136,7 +143,9 @@ class AgentCacheSession:
                 view = View(SessionState(self.session_id, chain, identity, backend, policy, self._on_loop))
             _live.views[self._key] = (view, blocks + 1)
         self._view = view
-        self._reset = view_var.set(view)
+        # inside no_cache() or refresh() a new session reads in that mode too
+        mode = view_var.get().mode
+        self._reset = view_var.set(view if mode == "normal" else View(view.session, mode))
 
     def _leave(self) -> list[Backend]:
         """Out of the context; the backends to clean up if this was the last block."""
@@ -190,6 +199,14 @@ class AgentCacheSession:
                 self._failed(failure)
 
 
+def _who(identity: Mapping[str, object]) -> str:
+    """An identity as text that no other identity has; what cannot be keyed is like nobody else."""
+    try:
+        return hashlib.blake2b(encoded([*identity.items()], "identity"), digest_size=20).hexdigest()
+    except UnkeyableArgumentError:
+        return uuid.uuid4().hex
+
+
 @contextmanager
 def no_cache() -> Iterator[None]:
     """Inside, reads run live and nothing of them is stored. Writes invalidate as ever."""
@@ -208,6 +225,8 @@ def refresh() -> Iterator[None]:
 def _mode(mode: Any) -> Iterator[None]:
     outer = view_var.get()
     outer.drain()
+    if outer.mode == "bypass":
+        mode = "bypass"  # nothing inside no_cache() reads or stores
     view = View(outer.session, mode)
     reset = view_var.set(view)
     try:

@@ -79,16 +79,24 @@ def segment_text(value: object) -> str | None:
 
     Over-invalidation is intended here, unlike in keys. Values without an obvious text give ``None``.
     """
-    if isinstance(value, Enum):
-        value = value.value
+    try:
+        return _text_of(value.value if isinstance(value, Enum) else value)
+    except Exception:  # noqa: BLE001 - somebody's __str__; a value without a text is a missing one, which is safe
+        return None
+
+
+def _text_of(value: object) -> str | None:
     if isinstance(value, str):
         text = str.__str__(value)
     elif isinstance(value, bool):
         text = str(value)
     elif isinstance(value, int):
         text = _whole(value)
-    elif isinstance(value, (float, Decimal)):
-        text = _whole(int(value)) if math.isfinite(value) and value == value // 1 else str(value)
+    elif isinstance(value, float):
+        text = _whole(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+    elif isinstance(value, Decimal):
+        whole = value.is_finite() and value.adjusted() < 300 and value == value.to_integral_value()
+        text = _whole(int(value)) if whole else str(value)
     elif isinstance(value, (UUID, PurePath)):
         text = str(value)
     elif isinstance(value, (datetime, date, time)):
@@ -97,6 +105,11 @@ def segment_text(value: object) -> str | None:
         text = value.hex()
     else:
         return None
+    return quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Text as a segment holds it: nothing in it can be taken for a separator or a placeholder's neighbour."""
     if _PLAIN.fullmatch(text):
         return text
     return quote(unicodedata.normalize("NFC", text), safe="", errors="surrogatepass")
@@ -136,6 +149,11 @@ class Template:
         """The first segment if it is the same for every call, else None."""
         first = self.segments[0]
         return first[0] if len(first) == 1 and isinstance(first[0], str) else None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the first segment as it was written."""
+        return re.split(r"[:/](?![^{]*\})", self.text, maxsplit=1)[0]
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -183,7 +201,7 @@ def _parts(raw: str, text: str, known: list[str], parameter: str) -> Iterable[st
         if not piece:
             continue
         if not piece.startswith("{"):
-            yield piece
+            yield quoted(piece)
             continue
         match = _FIELD.fullmatch(piece[1:-1].strip())
         if match is None:

@@ -14,7 +14,7 @@ The consistency rules a backend must keep:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,6 +42,10 @@ class Token(Protocol):
 
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
+    @property
+    def stamp(self) -> Hashable:
+        """The versions alone: what an entry filled under this token is current under."""
+        ...
 
 
 class Window(Protocol):
@@ -85,6 +89,7 @@ class Found:
     ttl_left: float | None
     load_seconds: float
     near: NearEntry | None
+    stamp: Hashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ class SyncBackend(Protocol):
     def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None: ...
     def move(self, tags: Sequence[Tag], writer: str) -> None: ...
     def drop_chain(self, chain: Chain) -> None: ...
+    def chain_sizes(self, chain: Chain) -> tuple[int, int]: ...
 
 
 class Backend(Protocol):

@@ -92,6 +92,10 @@ class Token:
         self.epoch = epoch
         self._hash = hash((self.fences, epoch))
 
+    @property
+    def stamp(self) -> tuple[bytes, ...]:
+        return self.versions
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -111,7 +115,7 @@ class Window:
 
     def __init__(self, records: tuple[TagRecord, ...], mine: bytes, writer: str) -> None:
         self.records = records
-        self.before = tuple(r.version for r in records)
+        self.before = tuple((r.version, r.last_writer) for r in records)
         self.mine = mine
         self.writer = writer
         self.closed = False
@@ -147,7 +151,7 @@ class MemoryStore:
         self._groups: dict[str, Clock[Entry]] = {}
         self._chains: dict[Chain, set[bytes | str]] = {}
         self._bytes = 0
-        self._evictions: dict[str, int] = {}
+        self._evictions = 0
         self._hits = self._misses = 0
         self.generation = object()
 
@@ -167,7 +171,7 @@ class MemoryStore:
                 else:
                     entry.visited = True
                     ttl_left = None if entry.deadline == _FOREVER else entry.deadline - now
-                    return Found(entry.stored, now - entry.created, ttl_left, entry.load_seconds, entry)
+                    return Found(entry.stored, now - entry.created, ttl_left, entry.load_seconds, entry, entry.versions)
             records = self._records_of(tags)
             if self._is_blocked(records, now):
                 return Blocked()
@@ -180,8 +184,7 @@ class MemoryStore:
             mine = cast(Token, token)
             if not self._accepts(mine, now):
                 return False
-            self._insert(Entry(self, mine, entry, now), entry.maxsize)
-            return True
+            return self._insert(Entry(self, mine, entry, now), entry.maxsize)
 
     def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         """Open a window: versions and fences move, fills are refused until it is closed."""
@@ -203,12 +206,13 @@ class MemoryStore:
                 return
             mine.closed = True
             fresh = nonce()
-            for record, before in zip(mine.records, mine.before, strict=True):
+            for record, (before, writer) in zip(mine.records, mine.before, strict=True):
                 record.writers -= 1
                 restored = no_effect and record.version is mine.mine
                 self._move_one(record, fresh, mine.writer)
                 if restored:
                     record.version = before
+                    record.last_writer = writer
             if unknown and self.settle:
                 until = self.clock() + self.settle
                 for record in mine.records:
@@ -229,6 +233,8 @@ class MemoryStore:
                 entry = self._entries.get(key)
                 if entry is not None:
                     self._remove(entry)
+            if chain:  # loads still under way for it are not kept
+                self._move(self._records_of([("all", chain, ())]), nonce(), "the end of the session")
 
     # -- the rules, one small method each ---------------------------------------------------------------------------
 
@@ -284,12 +290,13 @@ class MemoryStore:
                 return record.last_writer
         return "clear"
 
-    def _insert(self, entry: Entry, maxsize: int | None) -> None:
+    def _insert(self, entry: Entry, maxsize: int | None) -> bool:
+        """Take an entry in and make room; False if it alone is larger than all there is."""
         old = self._entries.get(entry.key)
         if old is not None:
             self._remove(old)
         if self.max_bytes is not None and entry.size > self.max_bytes:
-            return
+            return False
         self._entries[entry.key] = entry
         self._bytes += entry.size
         if entry.chain:
@@ -302,10 +309,12 @@ class MemoryStore:
         self._evict(self._ring.add(entry), self._ring)
         while self.max_bytes is not None and self._bytes > self.max_bytes:
             self._evict(self._ring.evict(), self._ring)
+        return True
 
     def _evict(self, victim: Entry | None, by: Clock[Entry]) -> None:
         if victim is not None:
-            self._evictions[victim.group] = self._evictions.get(victim.group, 0) + 1
+            self._evictions += 1
+            evictions_ever[0] += 1
             self._remove(victim, out_of=by)
 
     def _remove(self, entry: Entry, out_of: Clock[Entry] | None = None) -> None:
@@ -324,12 +333,20 @@ class MemoryStore:
         for ring in (self._ring, group):
             if ring is not None and ring is not out_of:
                 ring.forget()
+        if group is not None and not group.live:
+            del self._groups[entry.group]
         entry.stored = _GONE
 
-    def sizes(self) -> tuple[int, int, dict[str, int]]:
-        """Entries, bytes (estimated), evictions by group."""
+    def sizes(self) -> tuple[int, int, int]:
+        """Entries, bytes (estimated), evictions so far."""
         with self._lock:
-            return len(self._entries), self._bytes, dict(self._evictions)
+            return len(self._entries), self._bytes, self._evictions
+
+    def chain_sizes(self, chain: Chain) -> tuple[int, int]:
+        """Entries and bytes (estimated) of one chain."""
+        with self._lock:
+            mine = [self._entries[key] for key in self._chains.get(chain, ()) if key in self._entries]
+            return len(mine), sum(entry.size for entry in mine)
 
     # -- a plain key-value cache; its keys are text, a tool's are digests ----------------------------------------------
 
@@ -406,7 +423,7 @@ class MemoryStore:
             "backend": "memory",
             "entries": entries,
             "bytes": size,
-            "evictions": sum(evictions.values()),
+            "evictions": evictions,
             "hits": self._hits,
             "misses": self._misses,
         }
@@ -537,6 +554,8 @@ def _text(key: object) -> str:
     return key
 
 
+evictions_ever = [0]
+"""Entries evicted in this process, in backends long gone too."""
 _GONE: Stored = codec_for(Any).freeze(None)
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
@@ -556,4 +575,4 @@ def live_stores() -> list[MemoryStore]:
     return list(_stores)
 
 
-__all__ += ["live_stores"]
+__all__ += ["evictions_ever", "live_stores"]

@@ -42,6 +42,7 @@ class ReadCall:
     cache_key: CacheKey
     tags: tuple[Tag, ...]
     chain: Chain
+    dies_with_session: bool
     backend: Backend
     ttl: float | None
 
@@ -95,6 +96,7 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
         cache_key=key,
         tags=read_tags([*paths, call_path(key)], chain),
         chain=chain,
+        dies_with_session=policy.scope == "session",
         backend=backend_for(policy.backend, view.session),
         ttl=policy.ttl if policy.ttl is not None else settings.default_ttl,
     )

@@ -33,6 +33,7 @@ class Down:
     """The backend could not do it."""
 
     error: Exception
+    why: str = "down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class Fly:
     """Share a load under way, wait for one, or begin one."""
 
     key: Hashable
-    token: Token | None
+    token: Hashable | None
     arrived: int
     line: Callable[[], Line[Landed]]
 
@@ -166,11 +167,16 @@ class Fly:
                 if _inside_write() or not may_wait_for(found) or not isinstance(found, TaskFlight):
                     return Flown(None, alone=True)
                 flight = found
+                flight.wait_begins()
             else:
                 flight, share = TaskFlight(FLIGHTS, self.key, self.token), True
                 FLIGHTS.add(flight)
         if found is None:
             flight.start(lambda: drive(self.line()))
+            if flight.landed is not None:  # it never had to wait
+                return Flown(flight.landed, led=True)
+            with FLIGHTS.lock:
+                flight.wait_begins()
         landed = await flight.ride(share=share)
         return Flown(landed if share else None, led=found is None)
 
@@ -181,6 +187,7 @@ class Fly:
                 if _inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
                     return Flown(None, alone=True)
                 flight = found
+                flight.wait_begins()
             else:
                 flight = ThreadFlight(FLIGHTS, self.key, self.token)
                 FLIGHTS.add(flight)
@@ -205,9 +212,13 @@ class Begin:
 
     async def go(self) -> Window | Down:
         try:
-            return await _shielded(self.backend, self.backend.begin(self.tags, self.writer))
+            window, cancelled = await _shielded(self.backend, self.backend.begin(self.tags, self.writer))
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
+        if cancelled is not None:  # the tool will not run: nothing was written
+            await End(self.backend, window, unknown=False, no_effect=True).go()
+            raise cancelled
+        return window
 
     def go_blocking(self) -> Window | Down:
         try:
@@ -228,9 +239,11 @@ class End:
     async def go(self) -> Down | None:
         try:
             ending = self.backend.end(self.window, unknown=self.unknown, no_effect=self.no_effect)
-            await _shielded(self.backend, ending)
+            _, cancelled = await _shielded(self.backend, ending)
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
+        if cancelled is not None:
+            raise cancelled
         return None
 
     def go_blocking(self) -> Down | None:
@@ -243,23 +256,33 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Invalidate without a window. Unlike the others it raises what the backend raised: the caller asked for it."""
+    """Invalidate without a window. Replies None, or Down."""
 
     backend: Backend
     tags: Sequence[Tag]
     writer: str
 
-    async def go(self) -> None:
-        await _shielded(self.backend, self.backend.move(self.tags, self.writer))
+    async def go(self) -> Down | None:
+        try:
+            _, cancelled = await _shielded(self.backend, self.backend.move(self.tags, self.writer))
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        if cancelled is not None:
+            raise cancelled
+        return None
 
-    def go_blocking(self) -> None:
-        self.backend.sync.move(self.tags, self.writer)
+    def go_blocking(self) -> Down | None:
+        try:
+            self.backend.sync.move(self.tags, self.writer)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
 
 
-async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> T:
-    """Finish ``work`` whatever happens to the caller; a cancellation that came meanwhile is raised afterwards."""
+async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Finish ``work`` whatever happens to the caller; the cancellation that came meanwhile comes back beside it."""
     if backend.in_process:
-        return await work  # never waits, so nothing can come in between
+        return await work, None  # never waits, so nothing can come in between
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -267,9 +290,7 @@ async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return task.result()
+    return task.result(), cancelled
 
 
 Effect = Ask | Fill | Run | Load | Fly | Begin | End | Move

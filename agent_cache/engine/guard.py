@@ -14,6 +14,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import SessionState, View
 from agent_cache.flight import Landed
@@ -53,6 +54,11 @@ def lane() -> object:
     return threading.get_ident()
 
 
+def key_of(tool: str, identity: bytes, arguments: Mapping[str, Any]) -> Hashable:
+    """What a call without a key is recognised by: its arguments as text, objects by their address."""
+    return tool, identity, tuple(shown(arguments).items())
+
+
 def enter(view: View, tool: str, key: Hashable, arguments: Mapping[str, Any], *, poll: bool) -> Watch | None:
     """Count the call, unless it is one of several equal ones made at once, and find out whether it is a loop.
 
@@ -63,7 +69,8 @@ def enter(view: View, tool: str, key: Hashable, arguments: Mapping[str, Any], *,
         return None
     detector = state.detector
     with state.lock:
-        view.drain()
+        main = state.main or view
+        main.drain()
         track = detector.track(key, tool, lambda: shown(arguments), poll)
         me, tick = lane(), state.ticks.now()
         parallel = track.running > 0 or (
@@ -78,7 +85,7 @@ def enter(view: View, tool: str, key: Hashable, arguments: Mapping[str, Any], *,
                 detector.saw(track)
             else:
                 watch.event = replace(event, session_id=state.session_id)
-        view.make_room()
+        main.make_room()
     return watch
 
 
@@ -132,11 +139,23 @@ def _action(state: SessionState, watch: Watch, event: LoopEvent) -> str:
 def settle(watch: Watch, landed: Landed, stamp: Hashable) -> None:
     """Tell the detector how an executed call turned out; keep its result for short_circuit."""
     state = watch.state
-    with state.lock:
-        if state.detector is not None and watch.counted:
-            state.detector.outcome(watch.track, outcome_of(landed), stamp)
+    _heard(watch, outcome_of(landed), stamp)
     if landed.stored is not None and state.on_loop not in ("raise", "warn"):
         state.remember(watch.key, landed.stored)
+
+
+def served(watch: Watch, stored: Stored, stamp: Hashable) -> None:
+    """Tell the detector what was answered from a store: another agent may have written and read since."""
+    _heard(watch, stored.fingerprint(), stamp)
+    if watch.state.on_loop not in ("raise", "warn"):
+        watch.state.remember(watch.key, stored)
+
+
+def _heard(watch: Watch, outcome: Hashable, stamp: Hashable) -> None:
+    state = watch.state
+    with state.lock:
+        if state.detector is not None and watch.counted:
+            state.detector.outcome(watch.track, outcome, stamp)
 
 
 def outcome_of(landed: Landed) -> Hashable:
@@ -163,4 +182,4 @@ def shown(arguments: Mapping[str, Any]) -> dict[str, str]:
     return out
 
 
-__all__ += ["lane", "outcome_of", "overruled", "react", "shown"]
+__all__ += ["key_of", "lane", "outcome_of", "overruled", "react", "served", "shown"]

@@ -10,22 +10,30 @@ Each line is a generator of effects (:mod:`.effects`). Read top down:
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_cache.backends.base import Blocked, Found, Missing, NewEntry, Token
+from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, Token, Window
 from agent_cache.codecs import Stored
 from agent_cache.config import settings
-from agent_cache.context import View, Warm
-from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read, prepare_write
+from agent_cache.context import View, Warm, keep_warm
+from agent_cache.engine.calls import Bypass, ReadCall, WriteCall, backend_for, cache_key, prepare_read, prepare_write
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Begin, Down, End, Fill, Flown, Fly, Load, Move, Ran, Run
-from agent_cache.engine.guard import Watch, enter, overruled, react, settle
+from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, served, settle
+from agent_cache.engine.outbox import LocalWrites, Outbox
 from agent_cache.engine.tools import ReadTool, WriteTool
-from agent_cache.errors import AgentLoopDetectedError, NoEffect, UnkeyableArgumentError, UnstorableResultError
+from agent_cache.errors import (
+    AgentLoopDetectedError,
+    BackendError,
+    NoEffect,
+    UnkeyableArgumentError,
+    UnstorableResultError,
+)
 from agent_cache.flight import Landed
 from agent_cache.model import CallEvent, Explanation, InvalidationEvent, LoopEvent, Outcome
 from agent_cache.tags import call_path, spell, write_tags
@@ -33,7 +41,15 @@ from agent_cache.tags import call_path, spell, write_tags
 __all__ = ["Answer", "explain_line", "invalidate_all_line", "invalidate_line", "read_line", "write_line"]
 
 _MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not stored
-_LOADED: dict[str, Outcome] = {"absent": "miss", "stale": "stale", "expired": "expired", "blocked": "blocked"}
+OUTBOX = Outbox()
+WRITES = LocalWrites()
+_LOADED: dict[str, Outcome] = {
+    "absent": "miss",
+    "stale": "stale",
+    "expired": "expired",
+    "blocked": "blocked",
+    "down": "bypass",
+}
 _WRITES: Hashable = "writes"
 
 
@@ -64,16 +80,22 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     if len(view.log) >= view.room:
         view.drain()
         view.make_room()
+    hot = view.hot
     call = prepare_read(tool, view, values)
-    key = call.cache_key if isinstance(call, ReadCall) else call.key
-    watch = enter(view, tool.name, key or (tool.name,), tool.shape.arguments(values), poll=tool.policy.poll)
+    watch = None
+    if view.detector is not None:
+        key = call.cache_key if isinstance(call, ReadCall) else call.key
+        arguments = tool.shape.arguments(values)
+        watch = enter(
+            view, tool.name, key or key_of(tool.name, tool.identity, arguments), arguments, poll=tool.policy.poll
+        )
     try:
         if watch is not None and watch.event is not None:
             stopped = yield from _looped(tool, view, watch, call)
             if stopped is not None:
                 return stopped
         if isinstance(call, ReadCall):
-            answer, report = yield from _cached(tool, view, values, call, watch)
+            answer, report = yield from _cached(tool, view, values, call, watch, hot)
         else:
             answer, report = yield from _uncached(tool, view, values, call, watch)
         if settings.notices.observers:
@@ -88,12 +110,16 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     """What looked like a loop: not if something it reads was written. Else what ``on_loop`` says."""
     event = watch.event
     assert event is not None  # noqa: S101 - asked only with one
-    if event.kind != "depth" and isinstance(call, ReadCall):
-        found = yield Ask(call, tool.codec)
+    found: object = None
+    if event.kind != "depth":
         stamp = watch.track.stamp
-        written = isinstance(found, Blocked) or (
-            isinstance(found, Missing) and (found.why == "stale" or (stamp is not None and found.token != stamp))
-        )
+        if isinstance(call, ReadCall):
+            found = yield Ask(call, tool.codec)
+            written = isinstance(found, Blocked) or (isinstance(found, Missing) and found.token.stamp != stamp)
+            if isinstance(found, Found):
+                written = found.stamp != stamp or found.stored.fingerprint() != watch.track.outcome
+        else:
+            written = stamp != (_WRITES, watch.state.writes)
         if written:
             overruled(watch)
             event = watch.event
@@ -103,30 +129,33 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if action == "run":
         return None
     if action == "short_circuit":
-        last = _own(watch.state.results.get(watch.key))
+        last = _own(found.stored if isinstance(found, Found) else watch.state.results.get(watch.key))
         if last is not None:
             return last
     return Answer(error=AgentLoopDetectedError(event))
 
 
 def _cached(
-    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, watch: Watch | None
+    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, watch: Watch | None, hot: dict[Any, Warm]
 ) -> Line[tuple[Answer, _Report]]:
     """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
     arrived = FLIGHTS.arrival()
+    if call.dies_with_session and view.session is not None:
+        view.session.used[id(call.backend)] = call.backend
     refresh = view.mode == "refresh"
+    if refresh:  # a load that began before must not come after ours and undo it
+        yield Move(call.backend, [("any", call.chain, call_path(call.cache_key))], f"{tool.name} in refresh()")
     while True:
-        found = yield Ask(call, tool.codec, token_only=refresh)
+        found = yield from _ask(tool, view, call, refresh)
         if isinstance(found, Found):
-            answer = _hit(tool, view, values, call, found, watch)
+            answer = _hit(tool, view, values, call, found, watch, hot)
             if answer is not None:
                 return answer, _Report("hit", age=found.age)
-            found = Down(RuntimeError("a stored value could not be read"))
-        if isinstance(found, Down):
-            _backend_failed(view, tool.resource, found)
-            bypass = Bypass("backend_error", repr(found.error), call.cache_key, warn=False)
+            bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
+        # without a backend loads are shared all the same, as long as this process writes nothing
+        shared_under = WRITES.token() if isinstance(found, Down) else token
 
         def load(token: Token | None = token) -> Line[Landed]:
             return load_line(tool, view, values, call, token)
@@ -134,7 +163,7 @@ def _cached(
         if refresh:
             flown = Flown(None, alone=True)
         else:
-            flown = yield Fly((id(call.backend), call.key), token, arrived, load)
+            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load)
         if flown.alone:
             flown = Flown((yield Load(load)), led=True)
         landed = flown.landed
@@ -143,8 +172,9 @@ def _cached(
         if flown.led:
             _count_load(tool, view, found, landed)
             if watch is not None:
-                settle(watch, landed, token)
-            return Answer(landed.value, landed.error), _Report(_LOADED[found.why], landed=landed)
+                settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
+            why = None if not isinstance(found, Down) else "backend_error"
+            return Answer(landed.value, landed.error), _Report(_LOADED[found.why], why, landed=landed)
         answer = _share(landed)
         if answer is None:  # cannot be copied: a stream, a connection; everyone needs an own one
             landed = yield Load(lambda: load_line(tool, view, values, call, None))
@@ -154,8 +184,28 @@ def _cached(
         return answer, _Report("coalesced", landed=landed)
 
 
+def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
+    """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
+    if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
+        delivered = yield Move(call.backend, owed, "an earlier write")
+        if isinstance(delivered, Down):
+            _backend_failed(view, tool.resource, delivered)
+            return delivered
+        OUTBOX.delivered(call.backend, owed)
+    found: Lookup | Down = yield Ask(call, tool.codec, token_only=token_only)
+    if isinstance(found, Down):
+        _backend_failed(view, tool.resource, found)
+    return found
+
+
 def _hit(
-    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, found: Found, watch: Watch | None
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    found: Found,
+    watch: Watch | None,
+    hot: dict[Any, Warm],
 ) -> Answer | None:
     """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
     near = found.near
@@ -168,8 +218,8 @@ def _hit(
     view.count(tool.resource, "hits")
     for metrics in view.metrics:
         metrics.saved(tool.resource, found.load_seconds, tool.policy.cost)
-    if watch is not None and watch.state.on_loop not in ("raise", "warn"):
-        watch.state.remember(watch.key, found.stored)
+    if watch is not None:
+        served(watch, found.stored, found.stamp)
     if (
         near is not None
         and view.mode == "normal"
@@ -181,7 +231,7 @@ def _hit(
             lane = watch.track.lane if watch is not None else None
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
-            view.warm(key, Warm(near, generation, tool.resource, tool.policy.cost, track, lane, loop))
+            keep_warm(hot, key, Warm(near, generation, tool.resource, tool.policy.cost, track, lane, loop))
     return Answer(value)
 
 
@@ -189,8 +239,12 @@ def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tup
     """Whether mutable arguments are still those the call was keyed by: somebody may hold and change them."""
     if not any(type(part) is bytes for part in key):
         return True
+    return _same_call(tool, values, call) and tool.shape.hot_key(values) == key
+
+
+def _same_call(tool: ReadTool, values: tuple[Any, ...], call: ReadCall) -> bool:
     try:
-        return cache_key(tool, values) == call.cache_key and tool.shape.hot_key(values) == key
+        return cache_key(tool, values) == call.cache_key
     except UnkeyableArgumentError:
         return False
 
@@ -198,7 +252,7 @@ def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tup
 def _share(landed: Landed) -> Answer | None:
     """A joiner's own value, the load's error, or None where the value cannot be copied."""
     if landed.error is not None:
-        return Answer(error=landed.error)
+        return Answer(error=landed.error.with_traceback(landed.trace))
     return _own(landed.stored)
 
 
@@ -236,7 +290,13 @@ def load_line(
     began = time.monotonic()
     ran: Ran = yield Run(tool, values)
     landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
+    if ran.error is not None:
+        landed.trace = ran.error.__traceback__
     if ran.error is not None or (call is None and view.detector is None):
+        return landed
+    if call is not None and not tool.shape.has_only_atoms(values) and not _same_call(tool, values, call):
+        landed.refused = "arguments_changed"  # while the tool ran: nobody knows what the answer is to
+        view.count(tool.resource, "unstorable", reason="arguments_changed")
         return landed
     keep = call is not None and token is not None and _wanted(tool, view, ran.value, landed)
     try:
@@ -250,8 +310,6 @@ def load_line(
         return landed
     if not keep or call is None or token is None:
         return landed
-    if view.session is not None and call.chain == view.session.chain:
-        view.session.used[id(call.backend)] = call.backend
     ttl = call.ttl
     if ttl is not None and tool.policy.jitter:
         ttl *= 1.0 - tool.policy.jitter * random.random()  # noqa: S311 - spreads expiry, guards nothing
@@ -288,7 +346,10 @@ def _wanted(tool: ReadTool, view: View, value: Any, landed: Landed) -> bool:
 
 def _count_load(tool: ReadTool, view: View, found: object, landed: Landed) -> None:
     blocked = isinstance(found, Blocked)
-    view.count(tool.resource, "misses", reason="write_in_progress" if blocked else None)
+    if isinstance(found, Down):
+        view.count(tool.resource, "bypasses", reason="backend_error")
+    else:
+        view.count(tool.resource, "misses", reason="write_in_progress" if blocked else None)
     if isinstance(found, Missing) and found.why in ("stale", "expired"):
         view.count(tool.resource, found.why)
     if landed.error is not None:
@@ -323,8 +384,10 @@ def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: _Report, 
 
 def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
     """One write. Whatever happens to the tool or its caller, the window is closed before this ends."""
-    arguments = tool.shape.arguments(values)
-    watch = enter(view, tool.name, _write_key(tool, values), arguments, poll=False)
+    watch = None
+    if view.detector is not None:
+        arguments = tool.shape.arguments(values)
+        watch = enter(view, tool.name, _write_key(tool, values, arguments), arguments, poll=False)
     try:
         if watch is not None and watch.event is not None:
             event: LoopEvent = watch.event
@@ -334,15 +397,17 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
         for note in call.notes:
             settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
         window = yield Begin(call.backend, call.tags, tool.name)
-        ran: Ran = yield Run(tool, values, None if isinstance(window, Down) else window)
-        no_effect = _had_no_effect(tool, view, ran)
         if isinstance(window, Down):
             _backend_failed(view, tool.resource, window)
-        else:
-            unknown = ran.error is not None and not no_effect
-            ended = yield End(call.backend, window, unknown, no_effect)
-            if isinstance(ended, Down):
-                _backend_failed(view, tool.resource, ended)
+            if settings.on_unavailable == "refuse_writes":
+                text = f"{tool.name} was not run: its invalidation cannot be recorded ({window.error!r})"
+                return Answer(error=BackendError(text))
+        ran, no_effect = yield from _inside_window(tool, view, values, call, window)
+        value = ran.value
+        if inspect.isawaitable(value):
+            text = "%s returned an awaitable: it writes when that is awaited. Declare it with async def"
+            settings.notices.once((tool.identity, "awaitable"), text, tool.name)
+            value = _closing(value, call)
         if not no_effect:
             view.count(tool.resource, "invalidations")
         if view.session is not None:
@@ -354,19 +419,52 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             tags = tuple(spell(tag) for tag in call.tags)
             reason = "; ".join(call.notes) or None
             failed = ran.error is not None
-            event_ = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect)
-            settings.notices.emit(view, tool.resource, event_)
-        return Answer(ran.value, ran.error)
+            told = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect)
+            settings.notices.emit(view, tool.resource, told)
+        return Answer(value, ran.error)
     finally:
         if watch is not None:
             watch.leave()
 
 
-def _write_key(tool: WriteTool, values: tuple[Any, ...]) -> Hashable:
+def _inside_window(
+    tool: WriteTool, view: View, values: tuple[Any, ...], call: WriteCall, window: Window | Down
+) -> Line[tuple[Ran, bool]]:
+    """Run the tool and close the window, however this ends. What the backend cannot take goes to the outbox."""
+    WRITES.began()
+    try:
+        ran: Ran = yield Run(tool, values, None if isinstance(window, Down) else window)
+        no_effect = _had_no_effect(tool, view, ran)
+        if isinstance(window, Down):
+            if not no_effect:
+                OUTBOX.owe(call.backend, call.tags)
+            return ran, no_effect
+        unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
+        ended = yield End(call.backend, window, unknown, no_effect)
+        if isinstance(ended, Down):
+            _backend_failed(view, tool.resource, ended)
+            OUTBOX.owe(call.backend, call.tags)
+        return ran, no_effect
+    finally:
+        WRITES.ended()
+        if not isinstance(window, Down) and not window.closed and call.backend.in_process:
+            call.backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
+
+
+async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
+    """Await what a ``def`` write returned, and invalidate once more when it has ended."""
+    try:
+        return await value
+    finally:
+        if isinstance(await Move(call.backend, call.tags, call.tool.name).go(), Down):
+            OUTBOX.owe(call.backend, call.tags)
+
+
+def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Hashable:
     try:
         return tool.shape.digest(tool.identity, values)
-    except TypeError:
-        return (tool.name,)
+    except UnkeyableArgumentError:
+        return key_of(tool.name, tool.identity, arguments)
 
 
 def _had_no_effect(tool: WriteTool, view: View, ran: Ran) -> bool:
@@ -405,7 +503,10 @@ def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
 
 
 def _move(tool: ReadTool, view: View, backend: Any, tags: Any) -> Line[None]:
-    yield Move(backend, tags, f"{tool.name}.invalidate")
+    moved = yield Move(backend, tags, f"{tool.name}.invalidate")
+    if isinstance(moved, Down):
+        _backend_failed(view, tool.resource, moved)
+        OUTBOX.owe(backend, tuple(tags))
     view.count(tool.resource, "invalidations")
     if settings.notices.observers:
         session_id = view.session.session_id if view.session is not None else None

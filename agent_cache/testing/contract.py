@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, KeyValue, Lookup, Missing, NewEntry, Token, Window
@@ -112,10 +113,10 @@ class _Face:
     async def stats(self) -> Any:
         return await self._do("stats")
 
-    async def keys(self) -> set[str]:
+    async def keys(self) -> AbstractSet[str]:
         if self._blocking:
             return set(self._backend.keys())
-        return {key async for key in self._backend}
+        return {key async for key in self._backend.keys()}  # noqa: SIM118 - a method, not a dict's view
 
     # -- verdicts
 

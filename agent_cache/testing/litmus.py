@@ -69,10 +69,14 @@ class Report:
         return self.violations * 10_000 / max(1, self.operations)
 
     @property
+    def faults(self) -> int:
+        """Everything that went wrong."""
+        return self.violations + self.refetched + self.hangs + self.spurious + self.stuck
+
+    @property
     def ok(self) -> bool:
-        """Nothing broke, and the cache did cache."""
-        bad = self.violations or self.refetched or self.hangs or self.spurious or self.stuck
-        return not bad and self.hit_ratio >= _LEAST_HIT_RATIO
+        """Nothing went wrong, and the cache did cache."""
+        return not self.faults and self.hit_ratio >= _LEAST_HIT_RATIO
 
     def __str__(self) -> str:
         broken = ", ".join(f"{name} {count}" for name, count in sorted(self.broken.items())) or "none"
@@ -134,11 +138,11 @@ def _run_one(report: Report, seed: int, operations: int, make_adapter: MakeAdapt
     report.refetched += world.refetched
     report.spurious += outcome.spurious
     report.stuck += outcome.stuck
-    report.reads += world.served
-    report.loads += len(world.loads)
+    report.reads += outcome.reads
+    report.loads += outcome.loads
     if schedule.mix.read_mostly:
-        report.reads_read_mostly += world.served
-        report.loads_read_mostly += len(world.loads)
+        report.reads_read_mostly += outcome.reads
+        report.loads_read_mostly += outcome.loads
     report.broken.update(world.broken)
     if examples or world.violations or world.refetched or outcome.spurious or outcome.stuck:
         report.failing_seeds.append(seed)

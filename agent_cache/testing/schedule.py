@@ -96,9 +96,12 @@ class Outcome:
     """What one schedule came to."""
 
     operations: int = 0
-    hang: str = ""
     spurious: int = 0
     stuck: int = 0
+    reads: int = 0
+    """Calls that got a value, and"""
+    loads: int = 0
+    """the runs of the tools under them, both before the look at every key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,7 @@ class Schedule:
         async with self._adapter.session(session.name, session.identity):
             await asyncio.gather(*(self._lane(session) for _ in range(_LANES)))
             if self._lanes_left == 0 and not self._quiet.done():
+                self.outcome.reads, self.outcome.loads = self.world.served, len(self.world.loads)
                 self._quiet.set_result(None)
             await self._quiet
             await asyncio.sleep(2 * self._adapter.settle)  # all commits have landed, all windows are closed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-
 from typing import Any
 
 import pytest
@@ -43,8 +42,6 @@ class Store:
         async def write() -> None: ...
 
         return write
-
-
 
 
 def test_global_prints_as_global() -> None:
@@ -98,7 +95,9 @@ async def test_a_wider_scope_is_shared_by_the_users_below() -> None:
         assert await store.read() == 1
 
 
-@pytest.mark.parametrize("identity", [None, {"tenant": "acme"}, {"tenant": None, "user": "u1"}, {"user": None}, {"user": {}}])
+@pytest.mark.parametrize(
+    "identity", [None, {"tenant": "acme"}, {"tenant": None, "user": "u1"}, {"user": None}, {"user": {}}]
+)
 async def test_a_missing_identity_runs_uncached_never_wider(identity: dict[str, Any] | None) -> None:
     store = Store(scope="user")
     async with AgentCacheSession(identity=identity):

@@ -23,6 +23,7 @@ from agent_cache import (
     get_metrics,
     refresh,
 )
+from agent_cache.context import ROOT as ROOT_VIEW
 from agent_cache.engine import effects
 from agent_cache.flight import ThreadFlight
 from agent_cache.testing import FakeClock, run_virtual
@@ -437,6 +438,32 @@ def test_hits_are_counted_exactly_over_threads() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert get_metrics()["hits"] == 18_000
+
+
+def test_two_drains_at_once_count_each_hit_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Log(list[Any]):
+        """Lets another thread count between a drain's look at the log and what it does next."""
+
+        interrupted = False
+
+        def __getitem__(self, index: Any) -> Any:
+            batch = super().__getitem__(index)
+            if isinstance(index, slice) and not self.interrupted:
+                self.interrupted = True
+                other = threading.Thread(target=ROOT_VIEW.drain)
+                other.start()
+                other.join(1)  # at once, or blocked until this drain is over
+            return batch
+
+    @AgentCache("x")
+    def read() -> int:
+        return 1
+
+    monkeypatch.setattr(ROOT_VIEW, "log", Log())
+    for _ in range(12):
+        read()
+    get_metrics()
+    assert get_metrics()["hits"] == 11
 
 
 def test_sync_tool_called_on_an_event_loop_does_not_wait_for_a_thread() -> None:

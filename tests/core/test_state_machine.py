@@ -24,7 +24,7 @@ class Cache(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.backend = MemoryBackend(clock=self.clock, settle=2.0)
         self.live: dict[int, list[int]] = {item: [0] for item in range(4)}
-        self.private = {user: 0 for user in USERS}
+        self.private = dict.fromkeys(USERS, 0)
         self.version = 0
         self.user = USERS[0]
         self.session: AgentCacheSession | None = None

@@ -60,7 +60,8 @@ def test_random_schedules_for_long() -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("length", [50, 4_000])
 def test_short_and_long_schedules(length: int) -> None:
-    _right(run(range(5_000, 5_000 + 40_000 // length), length))
+    report = run(range(5_000, 5_000 + 40_000 // length), length)
+    assert report.faults == 0, str(report)  # short ones end before much is cached
 
 
 @pytest.mark.soak
