@@ -111,8 +111,8 @@ class TaskFlight(Flight):
     def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
         super().__init__(table, key, token)
         self.loop = asyncio.get_running_loop()
-        self._riders: set[asyncio.Future[None]] = set()
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._riders: dict[asyncio.Future[None], None] = {}  # in order of arrival: runs are reproducible
+        self._watchers: dict[asyncio.Future[None], None] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -148,11 +148,12 @@ class TaskFlight(Flight):
             self.landed = landed
             self.table.remove(self)
             riders = self._riders | self._watchers
-            self._riders, self._watchers = set(), set()
+            self._riders, self._watchers = {}, {}
         for rider in riders:
             loop = rider.get_loop()
             if loop is self.loop:
-                _wake(rider)
+                if not loop.is_closed():
+                    _wake(rider)
             else:
                 with suppress(RuntimeError):  # closed in this very moment: nobody is left to wake there
                     loop.call_soon_threadsafe(_wake, rider)
@@ -168,7 +169,7 @@ class TaskFlight(Flight):
             if self.landed is not None:
                 self._wait_ends()
                 return self.landed
-            (self._riders if share else self._watchers).add(rider)
+            (self._riders if share else self._watchers)[rider] = None
         try:
             if loop is self.loop:
                 await rider
@@ -185,11 +186,13 @@ class TaskFlight(Flight):
         while not rider.done() and not self.is_lost and still < 2:
             await asyncio.wait({rider}, timeout=_FOREIGN_CHECK)
             still = 0 if self.loop.is_running() else still + 1
+        if not rider.done():
+            self.table.remove(self)  # nobody else is to wait for it
 
     def _leave(self, rider: asyncio.Future[None], share: bool) -> None:
         with self.table.lock:
-            self._riders.discard(rider)
-            self._watchers.discard(rider)
+            self._riders.pop(rider, None)
+            self._watchers.pop(rider, None)
             if not share or self._riders or self.landed is not None:
                 return
             self.table.remove(self)

@@ -7,6 +7,7 @@ is asked, it never acts.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -114,11 +115,26 @@ class _ReadRegister:
     def __init__(self) -> None:
         self._lock = renewed_after_fork(self, "_lock")
         self._scopes: dict[str | None, set[str]] = {}
+        self._backends: dict[str | None, weakref.WeakSet[Any]] = {}
 
     def add(self, policy: ReadPolicy) -> None:
         with self._lock:
             for template in policy.resources:
                 self._scopes.setdefault(template.head, set()).add(policy.scope)
+                if policy.backend is not None:
+                    self._backends.setdefault(template.head, weakref.WeakSet()).add(policy.backend)
+
+    def backends_of(self, templates: Iterable[Template]) -> list[Backend]:
+        """The backends that reads of these resources were declared with: a write has to reach them too."""
+        with self._lock:
+            if not self._backends:
+                return []
+            found: dict[int, Backend] = {}
+            for template in templates:
+                heads = list(self._backends) if template.head is None else [template.head, None]
+                for head in heads:
+                    found |= {id(backend): backend for backend in self._backends.get(head, ())}
+            return list(found.values())
 
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:
         """Whether every known read of these resources has exactly this scope.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -46,3 +47,4 @@ def _reset() -> None:
         secret=None,
     )
     agent_cache.reset_metrics()
+    logging.getLogger("agent_cache").setLevel(logging.NOTSET)  # some programs under test turn it down

@@ -44,9 +44,15 @@ class TagRecord:
     def __init__(self, fresh: bytes) -> None:
         self.version = fresh
         self.fence = fresh
-        self.writers = 0
+        self.writers: dict[Window, float] = {}  # open windows, and when their lease ends
         self.settles_at = 0.0
         self.last_writer: str | None = None
+
+    def open(self, window: Window, now: float, ends: float) -> None:
+        """Mark a writer; those whose lease has ended without a word are forgotten."""
+        if self.writers:
+            self.writers = {other: end for other, end in self.writers.items() if end > now}
+        self.writers[window] = ends
 
 
 class Entry:
@@ -130,12 +136,14 @@ class MemoryStore:
         max_bytes: int | None,
         default_ttl: float | None,
         settle: float,
+        write_lease: float | None,
         clock: ClockFunction,
     ) -> None:
         self.max_size = checked_maxsize(max_size, "max_size")
         self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
         self.default_ttl = seconds(default_ttl, "default_ttl")
         self.settle = seconds(settle, "settle", zero_ok=True) or 0.0
+        self.write_lease = seconds(write_lease, "write_lease") or _FOREVER
         self.clock = clock
         self._codec = codec_for(Any)
         self._start_empty()
@@ -194,8 +202,9 @@ class MemoryStore:
             fresh = nonce()
             window = Window(records, fresh, writer)
             self._move(records, fresh, writer)
+            now = self.clock()
             for record in records:
-                record.writers += 1
+                record.open(window, now, now + self.write_lease)
             return window
 
     def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
@@ -207,7 +216,7 @@ class MemoryStore:
             mine.closed = True
             fresh = nonce()
             for record, (before, writer) in zip(mine.records, mine.before, strict=True):
-                record.writers -= 1
+                record.writers.pop(mine, None)
                 restored = no_effect and record.version is mine.mine
                 self._move_one(record, fresh, mine.writer)
                 if restored:
@@ -255,7 +264,9 @@ class MemoryStore:
         return not self._is_blocked(token.records, now)
 
     def _is_blocked(self, records: tuple[TagRecord, ...], now: float) -> bool:
-        return any(record.writers or now < record.settles_at for record in records)
+        return any(
+            record.settles_at > now or (record.writers and max(record.writers.values()) > now) for record in records
+        )
 
     def _move(self, records: Iterable[TagRecord], fresh: bytes, writer: str) -> None:
         for record in records:
@@ -445,6 +456,8 @@ class MemoryBackend:
         default_ttl: seconds for key-value entries without a ttl of their own.
         settle: seconds for which a resource is not cached after a write whose outcome is unknown
             (it raised, timed out or was cancelled): it may still land.
+        write_lease: seconds for which a running write keeps others from storing what they load. After that
+            they may, until the write ends: then all of it is dropped. None = for as long as it runs.
         clock: seconds as a float, never going back.
 
     Usable from several event loops and threads at once; after a fork the child starts empty.
@@ -463,9 +476,10 @@ class MemoryBackend:
         *,
         default_ttl: float | None = None,
         settle: float = 5.0,
+        write_lease: float | None = 30.0,
         clock: ClockFunction = monotonic,
     ) -> None:
-        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, clock)
+        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, write_lease, clock)
 
     @property
     def sync(self) -> MemoryStore:

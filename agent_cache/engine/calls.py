@@ -54,7 +54,7 @@ class WriteCall:
     tool: WriteTool
     tags: tuple[Tag, ...]
     scope: str
-    backend: Backend
+    backends: tuple[Backend, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -154,16 +154,18 @@ def prepare_write(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Write
     """What a write drops. Never fails: whatever is unclear is dropped widely, and noted."""
     policy = tool.policy
     arguments = tool.shape.arguments(values)
-    backend = backend_for(policy.backend, view.session)
+    own = backend_for(policy.backend, view.session)
+    others = scopes_of_reads.backends_of(policy.resources)
+    backends = (own, *(other for other in others if other is not own))
     if not policy.clear_all:
         keys = _keys_from(tool, values)
         if not isinstance(keys, str):
-            return WriteCall(tool, write_tags([call_path(k) for k in keys], ()), "global", backend)
+            return WriteCall(tool, write_tags([call_path(k) for k in keys], ()), "global", backends)
         heads = [(t.head,) if t.head is not None else () for t in policy.resources]
-        return WriteCall(tool, write_tags(heads, ()), "global", backend, (keys,))
+        return WriteCall(tool, write_tags(heads, ()), "global", backends, (keys,))
     paths = [template.fill(arguments)[0] for template in policy.resources]
     chain, scope, note = _write_chain(tool, view)
-    return WriteCall(tool, write_tags(paths, chain), scope, backend, (note,) if note else ())
+    return WriteCall(tool, write_tags(paths, chain), scope, backends, (note,) if note else ())
 
 
 def _write_chain(tool: WriteTool, view: View) -> tuple[Chain, str, str]:

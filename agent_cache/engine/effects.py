@@ -101,14 +101,14 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a tool, inside the given write window if it is a write. Replies with what it returned or raised."""
+    """Run a tool, inside the given write windows if it is a write. Replies with what it returned or raised."""
 
     tool: ReadTool | WriteTool
     values: tuple[Any, ...]
-    window: Window | None = None
+    windows: tuple[Window, ...] = ()
 
     async def go(self) -> Ran:
-        reset = _writing.set((*_writing.get(), self.window)) if self.window is not None else None
+        reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:
             return Ran(await self.tool.call(self.values))
         except BaseException as error:  # noqa: BLE001 - raised again by the caller, after the window is closed
@@ -118,7 +118,7 @@ class Run:
                 _writing.reset(reset)
 
     def go_blocking(self) -> Ran:
-        reset = _writing.set((*_writing.get(), self.window)) if self.window is not None else None
+        reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:
             return Ran(self.tool.call(self.values))
         except BaseException as error:  # noqa: BLE001 - as above
@@ -204,54 +204,76 @@ def _inside_write() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Open a write window. Replies with it, or Down. Not interrupted by a cancellation."""
+    """Open a write window on each backend. Replies with a window or Down for each, in order.
 
-    backend: Backend
+    A cancellation does not interrupt it: it is raised once all is open, and closed again.
+    """
+
+    backends: Sequence[Backend]
     tags: Sequence[Tag]
     writer: str
 
-    async def go(self) -> Window | Down:
-        try:
-            window, cancelled = await _shielded(self.backend, self.backend.begin(self.tags, self.writer))
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
-        if cancelled is not None:  # the tool will not run: nothing was written
-            await End(self.backend, window, unknown=False, no_effect=True).go()
-            raise cancelled
-        return window
+    async def go(self) -> list[Window | Down]:
+        windows: list[Window | Down] = []
+        stop: asyncio.CancelledError | None = None
+        for backend in self.backends:
+            try:
+                window, cancelled = await _shielded(backend, backend.begin(self.tags, self.writer))
+            except Exception as error:  # noqa: BLE001 - as above
+                windows.append(Down(error))
+            else:
+                windows.append(window)
+                stop = stop or cancelled
+            if stop is not None:  # the tool will not run: nothing was written
+                opened = [(b, w) for b, w in zip(self.backends, windows, strict=False) if not isinstance(w, Down)]
+                await End(opened, unknown=False, no_effect=True).go()
+                raise stop
+        return windows
 
-    def go_blocking(self) -> Window | Down:
-        try:
-            return self.backend.sync.begin(self.tags, self.writer)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
+    def go_blocking(self) -> list[Window | Down]:
+        windows: list[Window | Down] = []
+        for backend in self.backends:
+            try:
+                windows.append(backend.sync.begin(self.tags, self.writer))
+            except Exception as error:  # noqa: BLE001 - as above
+                windows.append(Down(error))
+        return windows
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Close a write window. Not interrupted by a cancellation."""
+    """Close write windows, all of them. Replies with None or Down for each. A cancellation is raised afterwards."""
 
-    backend: Backend
-    window: Window
+    windows: Sequence[tuple[Backend, Window]]
     unknown: bool
     no_effect: bool
 
-    async def go(self) -> Down | None:
-        try:
-            ending = self.backend.end(self.window, unknown=self.unknown, no_effect=self.no_effect)
-            _, cancelled = await _shielded(self.backend, ending)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
-        if cancelled is not None:
-            raise cancelled
-        return None
+    async def go(self) -> list[Down | None]:
+        replies: list[Down | None] = []
+        stop: asyncio.CancelledError | None = None
+        for backend, window in self.windows:
+            try:
+                ending = backend.end(window, unknown=self.unknown, no_effect=self.no_effect)
+                _, cancelled = await _shielded(backend, ending)
+            except Exception as error:  # noqa: BLE001 - as above
+                replies.append(Down(error))
+            else:
+                replies.append(None)
+                stop = stop or cancelled
+        if stop is not None:
+            raise stop
+        return replies
 
-    def go_blocking(self) -> Down | None:
-        try:
-            self.backend.sync.end(self.window, unknown=self.unknown, no_effect=self.no_effect)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
-        return None
+    def go_blocking(self) -> list[Down | None]:
+        replies: list[Down | None] = []
+        for backend, window in self.windows:
+            try:
+                backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
+            except Exception as error:  # noqa: BLE001 - as above
+                replies.append(Down(error))
+            else:
+                replies.append(None)
+        return replies
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, Token, Window
+from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, NewEntry, Token, Window
 from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View, Warm, keep_warm
@@ -396,13 +396,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
         call = prepare_write(tool, view, values)
         for note in call.notes:
             settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
-        window = yield Begin(call.backend, call.tags, tool.name)
-        if isinstance(window, Down):
-            _backend_failed(view, tool.resource, window)
-            if settings.on_unavailable == "refuse_writes":
-                text = f"{tool.name} was not run: its invalidation cannot be recorded ({window.error!r})"
-                return Answer(error=BackendError(text))
-        ran, no_effect = yield from _inside_window(tool, view, values, call, window)
+        ran, no_effect = yield from _inside_windows(tool, view, values, call)
         value = ran.value
         if inspect.isawaitable(value):
             text = "%s returned an awaitable: it writes when that is awaited. Declare it with async def"
@@ -427,28 +421,42 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             watch.leave()
 
 
-def _inside_window(
-    tool: WriteTool, view: View, values: tuple[Any, ...], call: WriteCall, window: Window | Down
-) -> Line[tuple[Ran, bool]]:
-    """Run the tool and close the window, however this ends. What the backend cannot take goes to the outbox."""
+def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: WriteCall) -> Line[tuple[Ran, bool]]:
+    """Open a window on every backend concerned, run the tool, close them, however this ends.
+
+    What a backend cannot take goes to the outbox; or the tool is not run, if that is what was asked for.
+    """
+    windows: list[tuple[Backend, Window]] = []
     WRITES.began()
     try:
-        ran: Ran = yield Run(tool, values, None if isinstance(window, Down) else window)
+        opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
+        for backend, window in zip(call.backends, opened, strict=True):
+            if isinstance(window, Down):
+                _backend_failed(view, tool.resource, window)
+            else:
+                windows.append((backend, window))
+        if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
+            yield End(windows, unknown=False, no_effect=True)
+            text = f"{tool.name} was not run: its invalidation cannot be recorded on every backend"
+            return Ran(error=BackendError(text)), True
+        ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
-        if isinstance(window, Down):
-            if not no_effect:
-                OUTBOX.owe(call.backend, call.tags)
-            return ran, no_effect
         unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
-        ended = yield End(call.backend, window, unknown, no_effect)
-        if isinstance(ended, Down):
-            _backend_failed(view, tool.resource, ended)
-            OUTBOX.owe(call.backend, call.tags)
+        replies: list[Down | None] = yield End(windows, unknown, no_effect)
+        ended = [backend for (backend, _), down in zip(windows, replies, strict=True) if down is None]
+        for down in replies:
+            if down is not None:
+                _backend_failed(view, tool.resource, down)
+        if not no_effect:
+            for backend in call.backends:
+                if backend not in ended:
+                    OUTBOX.owe(backend, call.tags)
         return ran, no_effect
     finally:
         WRITES.ended()
-        if not isinstance(window, Down) and not window.closed and call.backend.in_process:
-            call.backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
+        for backend, window in windows:
+            if not window.closed and backend.in_process:
+                backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
 
 
 async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
@@ -456,8 +464,9 @@ async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
     try:
         return await value
     finally:
-        if isinstance(await Move(call.backend, call.tags, call.tool.name).go(), Down):
-            OUTBOX.owe(call.backend, call.tags)
+        for backend in call.backends:
+            if isinstance(await Move(backend, call.tags, call.tool.name).go(), Down):
+                OUTBOX.owe(backend, call.tags)
 
 
 def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Hashable:

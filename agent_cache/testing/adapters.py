@@ -98,7 +98,7 @@ class AgentCacheAdapter:
         self.checks = checks
         self.no_effect: type[Exception] | None = agent_cache.NoEffect
         if make_backend is None:
-            self._backend: Any = agent_cache.MemoryBackend(clock=clock, settle=settle)
+            self._backend: Any = agent_cache.MemoryBackend(clock=clock, settle=settle, write_lease=lease)
         else:
             self._backend = make_backend(clock, settle)
         self._cached = agent_cache.AgentCache

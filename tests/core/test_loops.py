@@ -36,7 +36,7 @@ class Shop:
             self.runs += 1
             return self.value
 
-        @AgentCacheInvalidator(name)
+        @AgentCacheInvalidator(name, backend=policy.get("backend"))
         async def put(value: Any) -> str:
             self.value = value
             return "done"

@@ -32,7 +32,7 @@ class SlowBackend:
     in_process = False
 
     def __init__(self, clock: FakeClock, settle: float) -> None:
-        self._memory = MemoryBackend(clock=clock, settle=settle)
+        self._memory = MemoryBackend(clock=clock, settle=settle, write_lease=None)
         self._rng = random.Random(1)
 
     @property
