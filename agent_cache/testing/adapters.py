@@ -58,15 +58,18 @@ class Adapter(Protocol):
 
     def make_read(self, fn: ReadTool, resource: str, scope: str) -> ReadTool:
         """Cache ``fn(ident)``; ``resource`` is a template over ``ident``."""
+        ...
 
     def make_write(self, fn: WriteTool, resource: str, scope: str, *, only: ReadTool | None = None) -> WriteTool:
         """Let ``fn(ident, plan)`` invalidate ``resource``, or with ``only`` just the call ``only(ident)``."""
+        ...
 
     async def invalidate(self, read: ReadTool, ident: Any) -> None:
         """Invalidate the call ``read(ident)`` by hand, or all calls if ``ident`` is None."""
 
     def session(self, name: str, identity: dict[str, str]) -> AbstractAsyncContextManager[object]:
         """The block inside which the calls of one session are made."""
+        ...
 
     async def close(self) -> None:
         """Give back what was opened."""
@@ -174,12 +177,13 @@ class NaiveAdapter:
             self._store[key] = (resource.format(ident=ident), value)
             return value
 
-        read.key_of = lambda ident: (fn, repr(ident))  # type: ignore[attr-defined]
+        read.key_of = lambda ident: (fn, repr(ident))  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
         return read
 
     def make_write(self, fn: WriteTool, resource: str, scope: str, *, only: ReadTool | None = None) -> WriteTool:
         async def write(ident: Any, plan: Any) -> Any:
-            with self._around(resource.format(ident=ident), only and only.key_of(ident)):  # type: ignore[attr-defined]
+            key = only.key_of(ident) if only is not None else None  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+            with self._around(resource.format(ident=ident), key):
                 return await fn(ident, plan)
 
         return write

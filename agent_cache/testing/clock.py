@@ -132,7 +132,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if self._rounds_at_one_time > _SPIN_LIMIT:
             raise HangError(f"hang: {_SPIN_LIMIT} rounds and no time has passed\n{self._who_waits()}")
         if self._order is not None:
-            ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
+            ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
             if len(ready) > 1:
                 handles = list(ready)
                 self._order.shuffle(handles)
