@@ -80,7 +80,7 @@ class NearHome(Protocol):
     clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Found:
     """A current entry."""
 
@@ -92,7 +92,7 @@ class Found:
     stamp: Hashable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Missing:
     """No current entry. ``why``: ``absent``, ``stale`` (a write dropped it) or ``expired``."""
 
@@ -101,7 +101,7 @@ class Missing:
     dropped_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Blocked:
     """A write window is open: load, share only with those who came before the load began, keep nothing."""
 
@@ -111,7 +111,7 @@ class Blocked:
 Lookup = Found | Missing | Blocked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class NewEntry:
     """What a fill brings. ``group`` and ``maxsize`` bound one tool's entries; ``chain`` is whose entry it is."""
 

@@ -23,7 +23,7 @@ from agent_cache.tags import Chain, Path, Tag, call_path, read_tags, segment_tex
 __all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Bypass:
     """Why a call cannot be cached; ``detail`` is for people, ``fix`` tells whether it is worth a warning."""
 
@@ -33,7 +33,7 @@ class Bypass:
     warn: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ReadCall:
     """A call that can be cached."""
 
@@ -47,7 +47,7 @@ class ReadCall:
     ttl: float | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class WriteCall:
     """What a write drops, and where. ``notes`` says what had to be widened, and why."""
 

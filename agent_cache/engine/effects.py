@@ -28,7 +28,7 @@ FLIGHTS = FlightTable()
 _writing: ContextVar[tuple[Window, ...]] = ContextVar("agent_cache_writing", default=())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Down:
     """The backend could not do it."""
 
@@ -36,7 +36,7 @@ class Down:
     why: str = "down"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Ran:
     """What a tool did."""
 
@@ -55,7 +55,7 @@ class _Call(Protocol):
     def backend(self) -> Backend: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Ask:
     """Look a call up. Replies with a Lookup or Down. ``token_only`` passes by what is stored."""
 
@@ -78,7 +78,7 @@ class Ask:
             return Down(error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Fill:
     """Store what was loaded. Replies whether it was accepted, or Down."""
 
@@ -99,7 +99,7 @@ class Fill:
             return Down(error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """Run a tool, inside the given write windows if it is a write. Replies with what it returned or raised."""
 
@@ -128,7 +128,7 @@ class Run:
                 _writing.reset(reset)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Load:
     """Load without sharing, in the caller's own task or thread."""
 
@@ -141,7 +141,7 @@ class Load:
         return drive_blocking(self.line())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Flown:
     """How sharing a load went. ``landed`` is None where the caller only waited for another to be over,
     or may not wait: then ``alone`` says to load without sharing."""
@@ -151,7 +151,7 @@ class Flown:
     alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Fly:
     """Share a load under way, wait for one, or begin one."""
 
@@ -202,7 +202,7 @@ def _inside_write() -> bool:
     return any(not window.closed for window in _writing.get())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Begin:
     """Open a write window on each backend. Replies with a window or Down for each, in order.
 
@@ -240,7 +240,7 @@ class Begin:
         return windows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class End:
     """Close write windows, all of them. Replies with None or Down for each. A cancellation is raised afterwards."""
 
@@ -276,7 +276,7 @@ class End:
         return replies
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Move:
     """Invalidate without a window. Replies None, or Down."""
 

@@ -53,7 +53,7 @@ _LOADED: dict[str, Outcome] = {
 _WRITES: Hashable = "writes"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Answer:
     """What the caller gets: a value of its own, or the error to raise."""
 
