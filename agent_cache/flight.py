@@ -69,6 +69,8 @@ class Flight:
         self.order = next(table.orders)
         self.landed: Landed | None = None
         self.waits_for: dict[Flight, int] = {}
+        self.successor: Flight | None = None
+        """The load that one of those who only watched this one began next: it is for all of them."""
 
     @property
     def is_lost(self) -> bool:
@@ -279,6 +281,11 @@ class FlightTable:
             elif token is None:
                 return flight, False
         return None, False
+
+    def next_after(self, watched: Flight | None, arrived: int) -> Flight | None:
+        """The load that was begun for those who waited until ``watched`` was over; it may have landed by now."""
+        successor = watched.successor if watched is not None else None
+        return successor if successor is not None and successor.order > arrived else None
 
     def _candidates(self, key: Hashable, token: Hashable | None) -> list[Flight]:
         if token is None:

@@ -16,7 +16,7 @@ from agent_cache.backends.base import Backend, Lookup, NewEntry, Token, Window
 from agent_cache.codecs import ToolCodec
 from agent_cache.engine.drivers import Line, drive, drive_blocking
 from agent_cache.engine.tools import ReadTool, WriteTool
-from agent_cache.flight import FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
+from agent_cache.flight import Flight, FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
 from agent_cache.tags import Tag
 
 __all__ = ["FLIGHTS", "Ask", "Begin", "Down", "End", "Fill", "Flown", "Fly", "Load", "Move", "Ran", "Run"]
@@ -143,12 +143,13 @@ class Load:
 
 @dataclass(slots=True, eq=False)
 class Flown:
-    """How sharing a load went. ``landed`` is None where the caller only waited for another to be over,
+    """How sharing a load went. ``landed`` is None where the caller only waited for ``watched`` to be over,
     or may not wait: then ``alone`` says to load without sharing."""
 
     landed: Landed | None
     led: bool = False
     alone: bool = False
+    watched: Flight | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -159,10 +160,11 @@ class Fly:
     token: Hashable | None
     arrived: int
     line: Callable[[], Line[Landed]]
+    watched: Flight | None = None
 
     async def go(self) -> Flown:
         with FLIGHTS.lock:
-            found, share = FLIGHTS.find(self.key, self.token, self.arrived)
+            found, share = self._find()
             if found is not None:
                 if _inside_write() or not may_wait_for(found) or not isinstance(found, TaskFlight):
                     return Flown(None, alone=True)
@@ -171,6 +173,8 @@ class Fly:
             else:
                 flight, share = TaskFlight(FLIGHTS, self.key, self.token), True
                 FLIGHTS.add(flight)
+                if self.watched is not None:
+                    self.watched.successor = flight
         if found is None:
             flight.start(lambda: drive(self.line()))
             if flight.landed is not None:  # it never had to wait
@@ -178,11 +182,16 @@ class Fly:
             with FLIGHTS.lock:
                 flight.wait_begins()
         landed = await flight.ride(share=share)
-        return Flown(landed if share else None, led=found is None)
+        return Flown(landed if share else None, led=found is None, watched=None if share else flight)
+
+    def _find(self) -> tuple[Flight | None, bool]:
+        if self.token is None and (successor := FLIGHTS.next_after(self.watched, self.arrived)) is not None:
+            return successor, True
+        return FLIGHTS.find(self.key, self.token, self.arrived)
 
     def go_blocking(self) -> Flown:
         with FLIGHTS.lock:
-            found, share = FLIGHTS.find(self.key, self.token, self.arrived)
+            found, share = self._find()
             if found is not None:
                 if _inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
                     return Flown(None, alone=True)
@@ -191,10 +200,12 @@ class Fly:
             else:
                 flight = ThreadFlight(FLIGHTS, self.key, self.token)
                 FLIGHTS.add(flight)
+                if self.watched is not None:
+                    self.watched.successor = flight
         if found is None:
             return Flown(flight.run(lambda: drive_blocking(self.line())), led=True)
         landed = flight.ride(share=share)
-        return Flown(landed if share else None)
+        return Flown(landed if share else None, watched=None if share else flight)
 
 
 def _inside_write() -> bool:

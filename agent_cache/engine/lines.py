@@ -34,7 +34,7 @@ from agent_cache.errors import (
     UnkeyableArgumentError,
     UnstorableResultError,
 )
-from agent_cache.flight import Landed
+from agent_cache.flight import Flight, Landed
 from agent_cache.model import CallEvent, Explanation, InvalidationEvent, LoopEvent, Outcome
 from agent_cache.tags import call_path, spell, write_tags
 
@@ -142,6 +142,7 @@ def _cached(
     arrived = FLIGHTS.arrival()
     if call.dies_with_session and view.session is not None:
         view.session.used[id(call.backend)] = call.backend
+    watched: Flight | None = None
     refresh = view.mode == "refresh"
     if refresh:  # a load that began before must not come after ours and undo it
         yield Move(call.backend, [("any", call.chain, call_path(call.cache_key))], f"{tool.name} in refresh()")
@@ -163,10 +164,10 @@ def _cached(
         if refresh:
             flown = Flown(None, alone=True)
         else:
-            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load)
+            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched)
         if flown.alone:
             flown = Flown((yield Load(load)), led=True)
-        landed = flown.landed
+        landed, watched = flown.landed, flown.watched
         if landed is None or (landed.is_abandoned and not flown.led):
             continue
         if flown.led:
