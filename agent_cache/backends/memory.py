@@ -99,8 +99,9 @@ class Token:
         self._hash = hash((self.fences, epoch))
 
     @property
-    def stamp(self) -> tuple[bytes, ...]:
-        return self.versions
+    def stamp(self) -> tuple[tuple[bytes, ...], tuple[TagRecord, ...]]:
+        """The versions, with the records: while somebody holds it to compare, they must not be minted anew."""
+        return self.versions, self.records
 
     def __hash__(self) -> int:
         return self._hash
@@ -179,7 +180,14 @@ class MemoryStore:
                 else:
                     entry.visited = True
                     ttl_left = None if entry.deadline == _FOREVER else entry.deadline - now
-                    return Found(entry.stored, now - entry.created, ttl_left, entry.load_seconds, entry, entry.versions)
+                    return Found(
+                        entry.stored,
+                        now - entry.created,
+                        ttl_left,
+                        entry.load_seconds,
+                        entry,
+                        (entry.versions, entry.records),
+                    )
             records = self._records_of(tags)
             if self._is_blocked(records, now):
                 return Blocked()
