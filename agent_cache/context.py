@@ -41,8 +41,9 @@ _MAX_RESULTS = 64
 class Warm:
     """A call this view can answer at once, while ``generation`` is its home's and the entry's deadline has not come.
 
-    Whoever serves it reads ``entry.stored`` first and ``entry.deadline`` after: an entry that dies
-    loses its deadline before its value.
+    Whoever serves it reads ``entry.stored`` first and ``entry.deadline`` after (an entry that dies loses its deadline
+    before its value), and ``now()`` before ``generation``: what is proven by a bus is that every write up to then
+    has been heard, so it is the generation after that which counts.
     """
 
     __slots__ = (
@@ -62,7 +63,7 @@ class Warm:
         self.entry = entry
         self.home: NearHome = entry.home
         self.generation = generation
-        self.now = self.home.clock
+        self.now = self.home.hot_clock
         self.load_seconds = entry.load_seconds
         self.resource = resource
         self.cost = cost

@@ -60,7 +60,7 @@ _HOT = """\
         if {x}r is not None:
             {x}e = {x}r.entry
             {x}s = {x}e.stored
-            if {x}r.generation is {x}r.home.generation and {x}r.now() < {x}e.deadline and ({x}r.lane is None or {same_lane}):
+            if {x}r.now() < {x}e.deadline and {x}r.generation is {x}r.home.generation and ({x}r.lane is None or {same_lane}):
                 {x}l = {x}v.log
                 if {x}len({x}l) < {x}v.room:
                     {x}l.append({x}r)

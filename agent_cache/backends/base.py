@@ -27,11 +27,16 @@ __all__ = [
     "Blocked",
     "Found",
     "KeyValue",
+    "Lead",
+    "Leading",
     "Lookup",
     "Missing",
     "NearEntry",
     "NewEntry",
+    "Revalidating",
+    "Same",
     "SyncBackend",
+    "Taken",
     "Token",
     "Window",
 ]
@@ -74,10 +79,14 @@ class NearEntry(Protocol):
 
 
 class NearHome(Protocol):
-    """Where near entries live; ``generation`` is replaced by a new object whenever any version moves."""
+    """Where near entries live; ``generation`` is replaced by a new object whenever any version moves.
+
+    ``hot_clock`` is compared with an entry's deadline before ``generation`` is looked at: it reads infinity
+    while nothing may be served without asking.
+    """
 
     generation: object
-    clock: Clock
+    hot_clock: Clock
 
 
 @dataclass(slots=True, eq=False)
@@ -112,8 +121,29 @@ Lookup = Found | Missing | Blocked
 
 
 @dataclass(slots=True, eq=False)
+class Same:
+    """The entry the asker holds, under the stamp it sent, is current."""
+
+
+class Lead(Protocol):
+    """The lease of the one process that loads a key; opaque."""
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """The lead is not to be had. ``again``: look up at once (it has been filled, or the token is no longer current);
+    otherwise another process is loading: wait and ask again."""
+
+    again: bool
+
+
+@dataclass(slots=True, eq=False)
 class NewEntry:
-    """What a fill brings. ``group`` and ``maxsize`` bound one tool's entries; ``chain`` is whose entry it is."""
+    """What a fill brings. ``group`` and ``maxsize`` bound one tool's entries; ``chain`` is whose entry it is.
+
+    ``lead`` is given back with the fill, stored or refused. ``stamp`` is what a near copy of another backend's
+    entry is revalidated by.
+    """
 
     key: bytes | str
     stored: Stored
@@ -122,6 +152,8 @@ class NewEntry:
     group: str
     maxsize: int | None
     chain: Chain
+    lead: Lead | None = None
+    stamp: Hashable = None
 
 
 class SyncBackend(Protocol):
@@ -142,6 +174,9 @@ class Backend(Protocol):
     Attributes:
         in_process: every method returns without waiting for anything, so it needs no shield against cancellation.
         sync: the blocking twin.
+
+    A backend that other processes share is :class:`Leading` too; one that can stand behind a near tier is
+    :class:`Revalidating`.
     """
 
     in_process: bool
@@ -173,6 +208,35 @@ class Backend(Protocol):
 
     async def drop_chain(self, chain: Chain) -> None:
         """Delete the entries of one chain (a session that ended)."""
+        ...
+
+
+@runtime_checkable
+class Leading(Protocol):
+    """Single-flight between processes: a lease, on which safety never rests. ``sync`` has the same methods, blocking."""
+
+    async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
+        """Become the one that loads ``key``; the lease is renewed until :meth:`release` or the fill that brings it."""
+        ...
+
+    def release(self, lead: Lead) -> None:
+        """Give the lead back without a fill. Does not wait, never raises; on ``sync`` as well."""
+        ...
+
+
+@runtime_checkable
+class Revalidating(Protocol):
+    """What a far tier must also do. ``sync`` has ``revalidate``, blocking."""
+
+    def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
+        """How its bus and its records name these tags."""
+        ...
+
+    async def revalidate(
+        self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable
+    ) -> Lookup | Same:
+        """:meth:`Backend.lookup`, for one who holds an entry loaded under ``stamp`` (a ``Found.stamp`` or
+        ``Token.stamp`` of this backend): ``Same`` while that is current, without its payload."""
         ...
 
 

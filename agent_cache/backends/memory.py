@@ -60,7 +60,7 @@ class Entry:
 
     __slots__ = (
         "chain", "created", "dead", "deadline", "epoch", "group", "home", "key", "load_seconds", "records", "size",
-        "stored", "versions", "visited",
+        "stamp", "stored", "versions", "visited",
     )  # fmt: skip
 
     stored: Stored
@@ -78,6 +78,7 @@ class Entry:
         self.load_seconds = new.load_seconds
         self.group = new.group
         self.chain = new.chain
+        self.stamp = new.stamp
         self.size = new.stored.size + _OVERHEAD
         self.visited = False
         self.dead = False
@@ -146,6 +147,7 @@ class MemoryStore:
         self.settle = seconds(settle, "settle", zero_ok=True) or 0.0
         self.write_lease = seconds(write_lease, "write_lease") or _FOREVER
         self.clock = clock
+        self.hot_clock = clock
         self._codec = codec_for(Any)
         self._start_empty()
         _stores.add(self)
