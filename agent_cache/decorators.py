@@ -19,11 +19,13 @@ from typing import Any, ParamSpec, TypeVar, overload
 from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
 from agent_cache.context import current_view
+from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
 from agent_cache.engine.drivers import drive, drive_blocking
 from agent_cache.engine.guard import lane
-from agent_cache.engine.lines import explain_line, invalidate_all_line, invalidate_line, read_line, write_line
+from agent_cache.engine.reads import read_line
 from agent_cache.engine.tools import ReadTool, WriteTool
+from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
 from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool

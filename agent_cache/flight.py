@@ -48,6 +48,8 @@ class Landed:
     trace: TracebackType | None = None
     seconds: float = 0.0
     kept: bool = False
+    elsewhere: bool = False
+    """Another process loaded it."""
     refused: str | None = None
 
     @property

@@ -232,9 +232,7 @@ class Revalidating(Protocol):
         """How its bus and its records name these tags."""
         ...
 
-    async def revalidate(
-        self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable
-    ) -> Lookup | Same:
+    async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """:meth:`Backend.lookup`, for one who holds an entry loaded under ``stamp`` (a ``Found.stamp`` or
         ``Token.stamp`` of this backend): ``Same`` while that is current, without its payload."""
         ...

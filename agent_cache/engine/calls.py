@@ -20,7 +20,7 @@ from agent_cache.model import CacheKey
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import Chain, Path, Tag, call_path, read_tags, segment_text, write_tags
 
-__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write"]
+__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write", "same_call"]
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +65,14 @@ def cache_key(tool: ReadTool, values: tuple[Any, ...]) -> CacheKey:
         UnkeyableArgumentError: naming the argument.
     """
     return CacheKey(tool.group, tool.shape.digest(tool.identity, values).hex())
+
+
+def same_call(tool: ReadTool, values: tuple[Any, ...], call: ReadCall) -> bool:
+    """Whether mutable arguments are still those the call was keyed by."""
+    try:
+        return cache_key(tool, values) == call.cache_key
+    except UnkeyableArgumentError:
+        return False
 
 
 def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:

@@ -7,19 +7,35 @@ what a tool or a backend raised comes back as data, so that a line decides what 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from agent_cache.backends.base import Backend, Lookup, NewEntry, Token, Window
+from agent_cache.backends.base import Backend, Lead, Leading, Lookup, NewEntry, Taken, Token, Window
 from agent_cache.codecs import ToolCodec
 from agent_cache.engine.drivers import Line, drive, drive_blocking
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.flight import Flight, FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
 from agent_cache.tags import Tag
 
-__all__ = ["FLIGHTS", "Ask", "Begin", "Down", "End", "Fill", "Flown", "Fly", "Load", "Move", "Ran", "Run"]
+__all__ = [
+    "FLIGHTS",
+    "Ask",
+    "Begin",
+    "Claim",
+    "Down",
+    "End",
+    "Fill",
+    "Flown",
+    "Fly",
+    "Load",
+    "Move",
+    "Pause",
+    "Ran",
+    "Run",
+]
 
 T = TypeVar("T")
 
@@ -76,6 +92,41 @@ class Ask:
             return self.call.backend.sync.lookup(key, self.call.tags, self.codec)
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """Become the one process that loads. Replies with the lead, Taken, or Down."""
+
+    call: _Call
+    backend: Leading
+    token: Token
+
+    async def go(self) -> Lead | Taken | Down:
+        try:
+            return await self.backend.lead(self.call.key, self.call.tags, self.token)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+    def go_blocking(self) -> Lead | Taken | Down:
+        try:
+            taken: Lead | Taken = self.call.backend.sync.lead(self.call.key, self.call.tags, self.token)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            return taken
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+
+
+@dataclass(slots=True, eq=False)
+class Pause:
+    """Let others go on for some seconds."""
+
+    seconds: float
+
+    async def go(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+    def go_blocking(self) -> None:
+        threading.Event().wait(self.seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -326,4 +377,4 @@ async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T, 
     return task.result(), cancelled
 
 
-Effect = Ask | Fill | Run | Load | Fly | Begin | End | Move
+Effect = Ask | Claim | Pause | Fill | Run | Load | Fly | Begin | End | Move

@@ -1,18 +1,26 @@
 """Invalidations a backend could not take, kept until it does, and a count of this process's writes.
 
-While a backend is owed an invalidation nothing is read from it. In memory only: it is lost with the process.
+While a backend is owed an invalidation nothing is read from it. Whoever reads next delivers, and where other
+processes share the backend a thread of ours does as soon as it is back: they must not wait for our next read.
+In memory only: it is lost with the process.
 """
 
 from __future__ import annotations
 
-from agent_cache.backends.base import Backend
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+
+from agent_cache.backends.base import Backend, Leading
 from agent_cache.locks import renewed_after_fork
 from agent_cache.tags import Tag
 
-__all__ = ["LocalWrites", "Outbox"]
+__all__ = ["OUTBOX", "WRITES", "LocalWrites", "Outbox"]
 
+log = logging.getLogger("agent_cache")
 _MAX_TAGS = 10_000
 _EVERYTHING: tuple[Tag, ...] = (("all", (), ()),)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between deliveries that failed
 
 
 class Outbox:
@@ -20,30 +28,65 @@ class Outbox:
 
     def __init__(self) -> None:
         self._lock = renewed_after_fork(self, "_lock")
-        self._owed: dict[int, tuple[Backend, dict[Tag, None]]] = {}
+        self._owed: dict[int, tuple[Backend, dict[Tag, object]]] = {}
+        self._courier: threading.Thread | None = None
 
     def __bool__(self) -> bool:
         return bool(self._owed)
 
-    def owe(self, backend: Backend, tags: tuple[Tag, ...]) -> None:
+    def owe(self, backend: Backend, tags: Iterable[Tag]) -> None:
         with self._lock:
             _, owed = self._owed.setdefault(id(backend), (backend, {}))
-            owed.update(dict.fromkeys(tags))
+            debt = object()  # a new one each time: delivering an older one does not settle it
+            owed.update(dict.fromkeys(tags, debt))
             if len(owed) > _MAX_TAGS:
                 owed.clear()
-                owed.update(dict.fromkeys(_EVERYTHING))
+                owed.update(dict.fromkeys(_EVERYTHING, debt))
+        if not backend.in_process and isinstance(backend, Leading):
+            self._send_courier()
 
-    def owed_to(self, backend: Backend) -> tuple[Tag, ...]:
+    def owed_to(self, backend: Backend) -> dict[Tag, object]:
+        """The tags a backend is owed, each with the debt that :meth:`delivered` settles."""
         with self._lock:
-            return tuple(self._owed[id(backend)][1]) if id(backend) in self._owed else ()
+            return dict(self._owed[id(backend)][1]) if id(backend) in self._owed else {}
 
-    def delivered(self, backend: Backend, tags: tuple[Tag, ...]) -> None:
+    def delivered(self, backend: Backend, tags: Mapping[Tag, object]) -> None:
+        """Settle what :meth:`owed_to` gave; what has been owed since stays."""
         with self._lock:
             _, owed = self._owed.get(id(backend), (backend, {}))
-            for tag in tags:
-                owed.pop(tag, None)
+            for tag, debt in tags.items():
+                if owed.get(tag) is debt:
+                    del owed[tag]
             if not owed:
                 self._owed.pop(id(backend), None)
+
+    def _send_courier(self) -> None:
+        with self._lock:
+            if self._courier is None or not self._courier.is_alive():
+                self._courier = threading.Thread(target=self._deliver, name="agent_cache-outbox", daemon=True)
+                self._courier.start()
+
+    def _deliver(self) -> None:
+        """Deliver to shared backends until nothing is owed to any."""
+        pause = _FIRST_PAUSE
+        waiting = threading.Event()
+        while True:
+            with self._lock:
+                shared = [b for b, _ in self._owed.values() if not b.in_process and isinstance(b, Leading)]
+                if not shared:
+                    self._courier = None
+                    return
+            for backend in shared:
+                owed = self.owed_to(backend)
+                try:
+                    backend.sync.move(tuple(owed), "an earlier write")
+                except Exception as error:  # noqa: BLE001 - still away: said once when it failed first; tried again below
+                    log.debug("an invalidation is still not delivered: %r", error)
+                else:
+                    self.delivered(backend, owed)
+                    pause = _FIRST_PAUSE
+            waiting.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 class LocalWrites:
@@ -68,3 +111,7 @@ class LocalWrites:
         """What loads without a backend are shared under; None while a write runs."""
         with self._lock:
             return None if self._open else ("local", self._moves)
+
+
+OUTBOX = Outbox()
+WRITES = LocalWrites()

@@ -1,0 +1,158 @@
+"""The load line: take the lead where other processes share the backend, run the tool, store what it returned.
+
+What may be stored is decided here; who shares a load is the read line's and the flights' business.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, NewEntry, Taken, Token
+from agent_cache.config import settings
+from agent_cache.context import View
+from agent_cache.engine.answers import backend_failed
+from agent_cache.engine.calls import ReadCall, same_call
+from agent_cache.engine.drivers import Line
+from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run
+from agent_cache.engine.tools import ReadTool
+from agent_cache.errors import UnstorableResultError
+from agent_cache.flight import Landed
+
+__all__ = ["load_line"]
+
+_MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not stored
+_LONGEST_WAIT = 10.0  # seconds for which another process's load is waited for
+_FIRST_PAUSE = 0.004
+_LONGEST_PAUSE = 0.05
+
+
+def load_line(
+    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall | None, token: Token | None
+) -> Line[Landed]:
+    """Run the tool, see whether its result can be stored, and store it if the token still holds.
+
+    Where other processes share the backend, one of them runs it and the others wait for what it stores.
+    """
+    lead: Lead | None = None
+    if call is not None and token is not None and not call.backend.in_process and isinstance(call.backend, Leading):
+        turn = yield from _our_turn(tool, view, call, call.backend, token)
+        if isinstance(turn, Landed):
+            return turn
+        token, lead = turn
+    landed: Landed | None = None
+    try:
+        landed = yield from _load(tool, view, values, call, token, lead)
+        return landed
+    finally:
+        gave_it_back = landed is not None and (landed.kept or landed.refused == "fenced_out")
+        if lead is not None and not gave_it_back and call is not None and isinstance(call.backend, Leading):
+            call.backend.release(lead)
+
+
+def _our_turn(
+    tool: ReadTool, view: View, call: ReadCall, backend: Leading, token: Token
+) -> Line[Landed | tuple[Token | None, Lead | None]]:
+    """The lead; or what another process stored meanwhile; or, after 10 seconds, leave to load without it.
+
+    A token found on the way is newer than the one those who ride this flight hold, so what is loaded or found
+    under it is fit for them.
+    """
+    waited, pause = 0.0, _FIRST_PAUSE
+    while True:
+        lead: Lead | Taken | Down = yield Claim(call, backend, token)
+        if isinstance(lead, Down):
+            return token, None
+        if not isinstance(lead, Taken):
+            return token, lead
+        if not lead.again:
+            if waited >= _LONGEST_WAIT:
+                return token, None
+            delay = pause * random.uniform(0.5, 1.5)  # noqa: S311 - keeps the waiting apart, guards nothing
+            yield Pause(delay)
+            waited, pause = waited + delay, min(pause * 1.5, _LONGEST_PAUSE)
+            continue
+        found: Lookup | Down = yield Ask(call, tool.codec)
+        if isinstance(found, Found):
+            try:
+                return Landed(found.stored.fresh(), found.stored, kept=True, elsewhere=True)
+            except UnstorableResultError as error:
+                text = "%s: a stored value cannot be read: %r"
+                settings.notices.once(("unreadable", tool.identity), text, tool.name, error)
+                return None, None
+        if isinstance(found, Missing):
+            token = found.token
+            waited += _FIRST_PAUSE  # a store that says neither yes nor no is not asked for ever
+            if waited < _LONGEST_WAIT:
+                continue
+            return token, None
+        if isinstance(found, Down):
+            backend_failed(view, tool.resource, found)
+        return None, None  # a write is running, or the backend is away: load, keep nothing
+
+
+def _load(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall | None,
+    token: Token | None,
+    lead: Lead | None,
+) -> Line[Landed]:
+    began = time.monotonic()
+    ran: Ran = yield Run(tool, values)
+    landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
+    if ran.error is not None:
+        landed.trace = ran.error.__traceback__
+    if ran.error is not None or (call is None and view.detector is None):
+        return landed
+    if call is not None and not tool.shape.has_only_atoms(values) and not same_call(tool, values, call):
+        landed.refused = "arguments_changed"  # while the tool ran: nobody knows what the answer is to
+        view.count(tool.resource, "unstorable", reason="arguments_changed")
+        return landed
+    keep = call is not None and token is not None and _wanted(tool, view, ran.value, landed)
+    try:
+        landed.stored = tool.codec.freeze(ran.value, _MAX_STORED)
+    except UnstorableResultError as error:
+        landed.refused = error.reason
+        if call is not None:
+            view.count(tool.resource, "unstorable", reason=error.reason)
+            text = "%s: its result is returned but not stored (%s)"
+            settings.notices.once((tool.identity, error.reason), text, tool.name, error)
+        return landed
+    if not keep or call is None or token is None:
+        return landed
+    ttl = call.ttl
+    if ttl is not None and tool.policy.jitter:
+        ttl *= 1.0 - tool.policy.jitter * random.random()  # noqa: S311 - spreads expiry, guards nothing
+    group, maxsize = tool.group, tool.policy.maxsize
+    entry = NewEntry(call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead)
+    filled = yield Fill(call.backend, token, entry)
+    if isinstance(filled, Down):
+        backend_failed(view, tool.resource, filled)
+    elif filled:
+        landed.kept = True
+    else:
+        landed.refused = "fenced_out"
+        view.count(tool.resource, "fenced_out")
+    return landed
+
+
+def _wanted(tool: ReadTool, view: View, value: Any, landed: Landed) -> bool:
+    """What ``cache_if`` says. If it raises: not kept."""
+    cache_if: Callable[[Any], bool] | None = tool.policy.cache_if
+    if cache_if is None:
+        return True
+    try:
+        wanted = bool(cache_if(value))
+    except Exception as error:  # noqa: BLE001 - the tool has its answer; a failing predicate only means "do not keep it"
+        view.count(tool.resource, "unstorable", reason="cache_if_failed")
+        text = "%s: cache_if raised %r; such results are not stored"
+        settings.notices.once((tool.identity, "cache_if"), text, tool.name, error)
+        landed.refused = "cache_if_failed"
+        return False
+    if not wanted:
+        landed.refused = "cache_if"
+    return wanted

@@ -1,0 +1,289 @@
+"""The read line: what happens to a read, in order, every decision and no wait.
+
+Loop guard → key → lookup → single-flight → load (:mod:`.loads`) → count → a value of the caller's own.
+A line is a generator of effects (:mod:`.effects`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
+from agent_cache.codecs import Stored
+from agent_cache.config import settings
+from agent_cache.context import View, Warm, keep_warm
+from agent_cache.engine.answers import Answer, backend_failed
+from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
+from agent_cache.engine.drivers import Line
+from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move
+from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, served, settle
+from agent_cache.engine.loads import load_line
+from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.tools import ReadTool
+from agent_cache.errors import AgentLoopDetectedError, UnstorableResultError
+from agent_cache.flight import Flight, Landed
+from agent_cache.model import CallEvent, Outcome
+from agent_cache.tags import call_path, spell
+
+__all__ = ["read_line"]
+
+_LOADED: dict[str, Outcome] = {
+    "absent": "miss",
+    "stale": "stale",
+    "expired": "expired",
+    "blocked": "blocked",
+    "down": "bypass",
+}
+_WRITES: Hashable = "writes"
+
+
+@dataclass(slots=True)
+class _Report:
+    """What is told about a read once it is over."""
+
+    outcome: Outcome
+    reason: str | None = None
+    age: float | None = None
+    landed: Landed | None = None
+
+
+def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
+    """One read."""
+    began = time.monotonic()
+    if len(view.log) >= view.room:
+        view.drain()
+        view.make_room()
+    hot = view.hot
+    call = prepare_read(tool, view, values)
+    watch = None
+    if view.detector is not None:
+        key = call.cache_key if isinstance(call, ReadCall) else call.key
+        arguments = tool.shape.arguments(values)
+        watch = enter(
+            view, tool.name, key or key_of(tool.name, tool.identity, arguments), arguments, poll=tool.policy.poll
+        )
+    try:
+        if watch is not None and watch.event is not None:
+            stopped = yield from _looped(tool, view, watch, call)
+            if stopped is not None:
+                return stopped
+        if isinstance(call, ReadCall):
+            answer, report = yield from _cached(tool, view, values, call, watch, hot)
+        else:
+            answer, report = yield from _uncached(tool, view, values, call, watch)
+        if settings.notices.observers:
+            _tell(tool, view, call, report, time.monotonic() - began)
+        return answer
+    finally:
+        if watch is not None:
+            watch.leave()
+
+
+def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -> Line[Answer | None]:
+    """What looked like a loop: not if something it reads was written. Else what ``on_loop`` says."""
+    event = watch.event
+    assert event is not None  # noqa: S101 - asked only with one
+    found: object = None
+    if event.kind != "depth":
+        stamp = watch.track.stamp
+        if isinstance(call, ReadCall):
+            found = yield Ask(call, tool.codec)
+            written = isinstance(found, Blocked) or (isinstance(found, Missing) and found.token.stamp != stamp)
+            if isinstance(found, Found):
+                written = found.stamp != stamp or found.stored.fingerprint() != watch.track.outcome
+        else:
+            written = stamp != (_WRITES, watch.state.writes)
+        if written:
+            overruled(watch)
+            event = watch.event
+    if event is None:
+        return None
+    action = react(view, watch, event, tool.resource, is_read=True)
+    if action == "run":
+        return None
+    if action == "short_circuit":
+        last = _own(found.stored if isinstance(found, Found) else watch.state.results.get(watch.key))
+        if last is not None:
+            return last
+    return Answer(error=AgentLoopDetectedError(event))
+
+
+def _cached(
+    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, watch: Watch | None, hot: dict[Any, Warm]
+) -> Line[tuple[Answer, _Report]]:
+    """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
+    arrived = FLIGHTS.arrival()
+    if call.dies_with_session and view.session is not None:
+        view.session.used[id(call.backend)] = call.backend
+    watched: Flight | None = None
+    refresh = view.mode == "refresh"
+    if refresh:  # a load that began before must not come after ours and undo it
+        yield Move(call.backend, [("any", call.chain, call_path(call.cache_key))], f"{tool.name} in refresh()")
+    while True:
+        found = yield from _ask(tool, view, call, refresh)
+        if isinstance(found, Found):
+            answer = _hit(tool, view, values, call, found, watch, hot)
+            if answer is not None:
+                return answer, _Report("hit", age=found.age)
+            bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
+            return (yield from _uncached(tool, view, values, bypass, watch))
+        token = found.token if isinstance(found, Missing) else None
+        # without a backend loads are shared all the same, as long as this process writes nothing
+        shared_under = WRITES.token() if isinstance(found, Down) else token
+
+        def load(token: Token | None = token) -> Line[Landed]:
+            return load_line(tool, view, values, call, token)
+
+        if refresh:
+            flown = Flown(None, alone=True)
+        else:
+            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched)
+        if flown.alone:
+            flown = Flown((yield Load(load)), led=True)
+        landed, watched = flown.landed, flown.watched
+        if landed is None or (landed.is_abandoned and not flown.led):
+            continue
+        if flown.led and landed.elsewhere:
+            view.count(tool.resource, "coalesced")
+            if watch is not None:
+                settle(watch, landed, token.stamp if token is not None else ())
+            return Answer(landed.value), _Report("coalesced", landed=landed)
+        if flown.led:
+            _count_load(tool, view, found, landed)
+            if watch is not None:
+                settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
+            why = None if not isinstance(found, Down) else "backend_error"
+            return Answer(landed.value, landed.error), _Report(_LOADED[found.why], why, landed=landed)
+        answer = _share(landed)
+        if answer is None:  # cannot be copied: a stream, a connection; everyone needs an own one
+            landed = yield Load(lambda: load_line(tool, view, values, call, None))
+            _count_load(tool, view, found, landed)
+            return Answer(landed.value, landed.error), _Report("miss", "unshareable", landed=landed)
+        view.count(tool.resource, "coalesced")
+        return answer, _Report("coalesced", landed=landed)
+
+
+def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
+    """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
+    if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
+        delivered = yield Move(call.backend, tuple(owed), "an earlier write")
+        if isinstance(delivered, Down):
+            backend_failed(view, tool.resource, delivered)
+            return delivered
+        OUTBOX.delivered(call.backend, owed)
+    found: Lookup | Down = yield Ask(call, tool.codec, token_only=token_only)
+    if isinstance(found, Down):
+        backend_failed(view, tool.resource, found)
+    return found
+
+
+def _hit(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    found: Found,
+    watch: Watch | None,
+    hot: dict[Any, Warm],
+) -> Answer | None:
+    """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
+    near = found.near
+    generation = near.home.generation if near is not None else None
+    try:
+        value = found.stored.fresh()
+    except Exception as error:  # noqa: BLE001 - an unreadable entry is a miss, reported; never an error of the tool
+        settings.notices.once(("unreadable", tool.identity), "%s: a stored value cannot be read: %r", tool.name, error)
+        return None
+    view.count(tool.resource, "hits")
+    for metrics in view.metrics:
+        metrics.saved(tool.resource, found.load_seconds, tool.policy.cost)
+    if watch is not None:
+        served(watch, found.stored, found.stamp)
+    if (
+        near is not None
+        and view.mode == "normal"
+        and not settings.notices.observers
+        and (watch is None or watch.counted)
+    ):
+        key = tool.shape.hot_key(values)
+        if key is not None and near.current() and _unchanged(tool, values, call, key):
+            lane = watch.track.lane if watch is not None else None
+            loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
+            track = watch.track if watch is not None else None
+            keep_warm(hot, key, Warm(near, generation, tool.resource, tool.policy.cost, track, lane, loop))
+    return Answer(value)
+
+
+def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tuple[Any, ...]) -> bool:
+    """Whether mutable arguments are still those the call was keyed by: somebody may hold and change them."""
+    if not any(type(part) is bytes for part in key):
+        return True
+    return same_call(tool, values, call) and tool.shape.hot_key(values) == key
+
+
+def _share(landed: Landed) -> Answer | None:
+    """A joiner's own value, the load's error, or None where the value cannot be copied."""
+    if landed.error is not None:
+        return Answer(error=landed.error.with_traceback(landed.trace))
+    return _own(landed.stored)
+
+
+def _own(stored: Stored | None) -> Answer | None:
+    """A copy for one caller; None where there is nothing to copy or it cannot be read."""
+    if stored is None:
+        return None
+    try:
+        return Answer(stored.fresh())
+    except UnstorableResultError:
+        return None
+
+
+def _uncached(
+    tool: ReadTool, view: View, values: tuple[Any, ...], why: Bypass, watch: Watch | None
+) -> Line[tuple[Answer, _Report]]:
+    """Run live, share nothing, keep nothing; count the reason, and say it once where it can be mended."""
+    view.count(tool.resource, "bypasses", reason=why.reason)
+    if why.warn:
+        settings.notices.once(
+            (tool.identity, why.reason), "%s runs uncached (%s): %s", tool.name, why.reason, why.detail
+        )
+    landed = yield Load(lambda: load_line(tool, view, values, None, None))
+    if landed.error is not None:
+        view.count(tool.resource, "load_failures")
+    if watch is not None:
+        settle(watch, landed, (_WRITES, watch.state.writes))
+    return Answer(landed.value, landed.error), _Report("bypass", why.reason, landed=landed)
+
+
+def _count_load(tool: ReadTool, view: View, found: object, landed: Landed) -> None:
+    blocked = isinstance(found, Blocked)
+    if isinstance(found, Down):
+        view.count(tool.resource, "bypasses", reason="backend_error")
+    else:
+        view.count(tool.resource, "misses", reason="write_in_progress" if blocked else None)
+    if isinstance(found, Missing) and found.why in ("stale", "expired"):
+        view.count(tool.resource, found.why)
+    if landed.error is not None:
+        view.count(tool.resource, "load_failures")
+
+
+def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: _Report, waited: float) -> None:
+    landed = report.landed
+    event = CallEvent(
+        tool=tool.name,
+        resource=tool.resource,
+        outcome=report.outcome,
+        reason=report.reason,
+        session_id=view.session.session_id if view.session is not None else None,
+        age=report.age,
+        seconds=waited,
+        tags=tuple(spell(tag) for tag in call.tags) if isinstance(call, ReadCall) else (),
+        stored=landed is not None and landed.kept,
+        refused=landed.refused if landed is not None else None,
+        failed=landed is not None and landed.error is not None,
+    )
+    settings.notices.emit(view, tool.resource, event)

@@ -1,0 +1,134 @@
+"""The write line: loop guard → open the window → run the tool → close the window → count."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Hashable, Mapping
+from typing import Any
+
+from agent_cache.backends.base import Backend, Window
+from agent_cache.config import settings
+from agent_cache.context import View
+from agent_cache.engine.answers import Answer, backend_failed
+from agent_cache.engine.calls import WriteCall, prepare_write
+from agent_cache.engine.drivers import Line
+from agent_cache.engine.effects import Begin, Down, End, Move, Ran, Run
+from agent_cache.engine.guard import enter, key_of, react, settle
+from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.tools import WriteTool
+from agent_cache.errors import AgentLoopDetectedError, BackendError, NoEffect, UnkeyableArgumentError
+from agent_cache.flight import Landed
+from agent_cache.model import InvalidationEvent, LoopEvent
+from agent_cache.tags import spell
+
+__all__ = ["write_line"]
+
+
+def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
+    """One write. Whatever happens to the tool or its caller, the window is closed before this ends."""
+    watch = None
+    if view.detector is not None:
+        arguments = tool.shape.arguments(values)
+        watch = enter(view, tool.name, _write_key(tool, values, arguments), arguments, poll=False)
+    try:
+        if watch is not None and watch.event is not None:
+            event: LoopEvent = watch.event
+            if react(view, watch, event, tool.resource, is_read=False) == "raise":
+                return Answer(error=AgentLoopDetectedError(event))
+        call = prepare_write(tool, view, values)
+        for note in call.notes:
+            settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
+        ran, no_effect = yield from _inside_windows(tool, view, values, call)
+        value = ran.value
+        if inspect.isawaitable(value):
+            text = "%s returned an awaitable: it writes when that is awaited. Declare it with async def"
+            settings.notices.once((tool.identity, "awaitable"), text, tool.name)
+            value = _closing(value, call)
+        if not no_effect:
+            view.count(tool.resource, "invalidations")
+        if view.session is not None:
+            view.session.writes += 0 if no_effect else 1
+        if watch is not None:
+            settle(watch, Landed(ran.value, error=ran.error), ())
+        if settings.notices.observers:
+            session_id = view.session.session_id if view.session is not None else None
+            tags = tuple(spell(tag) for tag in call.tags)
+            reason = "; ".join(call.notes) or None
+            failed = ran.error is not None
+            told = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect)
+            settings.notices.emit(view, tool.resource, told)
+        return Answer(value, ran.error)
+    finally:
+        if watch is not None:
+            watch.leave()
+
+
+def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: WriteCall) -> Line[tuple[Ran, bool]]:
+    """Open a window on every backend concerned, run the tool, close them, however this ends.
+
+    What a backend cannot take goes to the outbox; or the tool is not run, if that is what was asked for.
+    """
+    windows: list[tuple[Backend, Window]] = []
+    WRITES.began()
+    try:
+        opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
+        for backend, window in zip(call.backends, opened, strict=True):
+            if isinstance(window, Down):
+                backend_failed(view, tool.resource, window)
+            else:
+                windows.append((backend, window))
+        if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
+            yield End(windows, unknown=False, no_effect=True)
+            text = f"{tool.name} was not run: its invalidation cannot be recorded on every backend"
+            return Ran(error=BackendError(text)), True
+        ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
+        no_effect = _had_no_effect(tool, view, ran)
+        unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
+        replies: list[Down | None] = yield End(windows, unknown, no_effect)
+        ended = [backend for (backend, _), down in zip(windows, replies, strict=True) if down is None]
+        for down in replies:
+            if down is not None:
+                backend_failed(view, tool.resource, down)
+        if not no_effect:
+            for backend in call.backends:
+                if backend not in ended:
+                    OUTBOX.owe(backend, call.tags)
+        return ran, no_effect
+    finally:
+        WRITES.ended()
+        for backend, window in windows:
+            if not window.closed and backend.in_process:
+                backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
+
+
+async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
+    """Await what a ``def`` write returned, and invalidate once more when it has ended."""
+    try:
+        return await value
+    finally:
+        for backend in call.backends:
+            if isinstance(await Move(backend, call.tags, call.tool.name).go(), Down):
+                OUTBOX.owe(backend, call.tags)
+
+
+def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Hashable:
+    try:
+        return tool.shape.digest(tool.identity, values)
+    except UnkeyableArgumentError:
+        return key_of(tool.name, tool.identity, arguments)
+
+
+def _had_no_effect(tool: WriteTool, view: View, ran: Ran) -> bool:
+    """Whether the tool declared that it changed nothing. A predicate that raises declares nothing."""
+    if ran.error is not None:
+        return isinstance(ran.error, NoEffect)
+    predicate = tool.policy.no_effect
+    if predicate is None:
+        return False
+    try:
+        return bool(predicate(ran.value))
+    except Exception as error:  # noqa: BLE001 - a write must not be lost to it: it counts as a write
+        view.count(tool.resource, "bypasses", 0, reason="no_effect_failed")
+        text = "%s: no_effect raised %r; such calls count as writes"
+        settings.notices.once((tool.identity, "no_effect"), text, tool.name, error)
+        return False
