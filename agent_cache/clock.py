@@ -14,10 +14,21 @@ from datetime import timedelta
 
 from agent_cache.errors import ConfigurationError
 
-__all__ = ["Clock", "monotonic", "nonce", "seconds"]
+__all__ = ["Clock", "monotonic", "nonce", "seconds", "uptime"]
 
 Clock = Callable[[], float]
 monotonic: Clock = time.monotonic
+
+
+def uptime() -> float:
+    """Seconds since some moment, those included in which the machine slept; the same for all processes of a host.
+
+    What is compared with another host's passing of time has to know that it slept.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
+
+
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 
 _POOLED = 256

@@ -115,6 +115,8 @@ def _load(
     keep = call is not None and token is not None and _wanted(tool, view, ran.value, landed)
     try:
         landed.stored = tool.codec.freeze(ran.value, _MAX_STORED)
+        if keep and call is not None and not call.backend.in_process:
+            landed.stored.payload()  # what stays in a process needs no written form, what leaves it does
     except UnstorableResultError as error:
         landed.refused = error.reason
         if call is not None:

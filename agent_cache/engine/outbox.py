@@ -1,7 +1,8 @@
 """Invalidations a backend could not take, kept until it does, and a count of this process's writes.
 
-While a backend is owed an invalidation nothing is read from it. Whoever reads next delivers, and where other
-processes share the backend a thread of ours does as soon as it is back: they must not wait for our next read.
+While a backend is owed an invalidation nothing is read from it. Whoever reads next delivers; where other processes
+share the backend a thread of ours does, as soon as it is back: they must not wait for our next read, and no read of
+ours for the delivery.
 In memory only: it is lost with the process.
 """
 
@@ -20,7 +21,7 @@ __all__ = ["OUTBOX", "WRITES", "LocalWrites", "Outbox"]
 log = logging.getLogger("agent_cache")
 _MAX_TAGS = 10_000
 _EVERYTHING: tuple[Tag, ...] = (("all", (), ()),)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between deliveries that failed
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds between deliveries that failed
 
 
 class Outbox:
@@ -42,8 +43,13 @@ class Outbox:
             if len(owed) > _MAX_TAGS:
                 owed.clear()
                 owed.update(dict.fromkeys(_EVERYTHING, debt))
-        if not backend.in_process and isinstance(backend, Leading):
+        if self.has_courier(backend):
             self._send_courier()
+
+    @staticmethod
+    def has_courier(backend: Backend) -> bool:
+        """Whether what this backend is owed is delivered by our thread, and not by whoever reads next."""
+        return not backend.in_process and isinstance(backend, Leading)
 
     def owed_to(self, backend: Backend) -> dict[Tag, object]:
         """The tags a backend is owed, each with the debt that :meth:`delivered` settles."""
@@ -72,7 +78,7 @@ class Outbox:
         waiting = threading.Event()
         while True:
             with self._lock:
-                shared = [b for b, _ in self._owed.values() if not b.in_process and isinstance(b, Leading)]
+                shared = [backend for backend, _ in self._owed.values() if self.has_courier(backend)]
                 if not shared:
                     self._courier = None
                     return

@@ -24,7 +24,7 @@ from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, ser
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.tools import ReadTool
-from agent_cache.errors import AgentLoopDetectedError, UnstorableResultError
+from agent_cache.errors import AgentLoopDetectedError, BackendError, UnstorableResultError
 from agent_cache.flight import Flight, Landed
 from agent_cache.model import CallEvent, Outcome
 from agent_cache.tags import call_path, spell
@@ -170,6 +170,9 @@ def _cached(
 def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
     """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
     if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
+        if OUTBOX.has_courier(call.backend):
+            view.count(tool.resource, "backend_errors", reason="undelivered")
+            return Down(BackendError("an invalidation is still to be delivered"))
         delivered = yield Move(call.backend, tuple(owed), "an earlier write")
         if isinstance(delivered, Down):
             backend_failed(view, tool.resource, delivered)

@@ -1,0 +1,671 @@
+"""The consistency protocol on Redis: look up, lead, fill, begin, end, move.
+
+A hit is one round trip: ``MGET`` of the entry and its tags, then ``INFO replication`` for the epoch, answered by one
+server in this order. Everything else is one script, one round trip (on a Cluster one for each slot concerned).
+Why each rule is there is written in ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, Same, Taken
+from agent_cache.backends.base import Lead as LeadProtocol
+from agent_cache.backends.base import Token as TokenProtocol
+from agent_cache.backends.base import Window as WindowProtocol
+from agent_cache.backends.portal import PORTAL, BlockingFace
+from agent_cache.backends.redis import scripts
+from agent_cache.backends.redis.blueprint import blueprint_of
+from agent_cache.backends.redis.bus import Bus
+from agent_cache.backends.redis.keeper import Keeper, Kept
+from agent_cache.backends.redis.keyvalue import KeyValueSurface
+from agent_cache.backends.redis.links import Links
+from agent_cache.backends.redis.records import (
+    NONCE,
+    EntryRecord,
+    Names,
+    TagRecord,
+    entry_bytes,
+    epoch_bytes,
+    read_entry,
+    read_tag,
+)
+from agent_cache.backends.redis.wire import Command, Replies
+from agent_cache.clock import nonce, seconds, uptime
+from agent_cache.codecs import ToolCodec
+from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
+from agent_cache.tags import Chain, Tag
+
+__all__ = ["RedisBackend"]
+
+Coherence = Literal["strict", "lease"]
+_PATIENCE = 2.0  # seconds for which an invalidation is tried before it counts as undeliverable
+_NONE = b"-" * NONCE
+_HOUR = 3_600_000
+_MARGIN = 1.01  # clocks of two hosts run at slightly different rates
+_ROOT: tuple[Tag, ...] = (("all", (), ()),)
+
+
+@dataclass(slots=True, frozen=True)
+class _Group:
+    """The tags of one call that stand in one slot (off a Cluster: all of them)."""
+
+    slot: bytes
+    keys: tuple[bytes, ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class _Plan:
+    """A call's tags as keys. ``home``: the slot of its entry."""
+
+    groups: tuple[_Group, ...]
+    home: bytes
+    ids: tuple[bytes, ...]
+
+
+class Token:
+    """Stamp (epoch and versions) and fences."""
+
+    __slots__ = ("_fences", "_stamp", "plan")
+
+    def __init__(self, plan: _Plan, stamp: bytes, fences: tuple[bytes, ...]) -> None:
+        self.plan = plan
+        self._stamp = stamp
+        self._fences = fences
+
+    @property
+    def stamp(self) -> bytes:
+        return self._stamp
+
+    def expected(self, group: _Group) -> bytes:
+        """Versions and fences of one group's tags, as the scripts compare them."""
+        start = len(self._stamp) - NONCE * len(self._fences)
+        versions = [self._stamp[start + NONCE * at : start + NONCE * (at + 1)] for at in group.positions]
+        return b"".join([*versions, *(self._fences[at] for at in group.positions)])
+
+    def __hash__(self) -> int:
+        return hash((self._stamp, self._fences))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Token) and self._stamp == other._stamp and self._fences == other._fences
+
+
+class Window:
+    """An open write window; ``nonces``: in each slot, of all attempts to open it, the one that did last."""
+
+    __slots__ = ("__weakref__", "announced", "before", "closed", "due", "every", "nonces", "plan", "since", "writer")
+
+    def __init__(self, plan: _Plan, writer: str, every: float) -> None:
+        self.plan = plan
+        self.writer = writer
+        self.every = every
+        self.due = 0.0
+        self.nonces: dict[bytes, list[bytes]] = {}
+        self.before: dict[bytes, list[bytes]] = {}
+        self.closed = False
+        self.since = 0.0
+        """When the answer to the last change of its tags' versions came, by uptime."""
+        self.announced = 0.0
+        """Seconds for which some near tier may serve without asking."""
+
+
+class Lead:
+    """The lease of one load."""
+
+    __slots__ = ("due", "every", "key", "slot", "who")
+
+    def __init__(self, slot: bytes, key: bytes, who: bytes, every: float) -> None:
+        self.slot = slot
+        self.key = key
+        self.who = who
+        self.every = every
+        self.due = 0.0
+
+
+class RedisBackend(KeyValueSurface):
+    """Entries shared by every process that uses this Redis and prefix.
+
+    Args:
+        url: ``redis://[user:password@]host:port/db``, ``rediss://…``, ``unix:///path``,
+            ``redis+cluster://host:port[,host:port]`` or ``redis+sentinel://host:port[,host:port]/service/db``;
+            redis-py's options behind ``?``.
+        host, port, db, password: in place of the url's.
+        prefix: of every key; ``clear()`` touches no other.
+        connect_timeout: seconds in which a connection must be made.
+        socket_timeout: seconds for one command of the key-value cache's maintenance; kept for redis-py's sake.
+        op_timeout: seconds in which an established connection must answer a read or a fill, else the tool runs and
+            the breaker opens. Invalidations are tried for at least 2 seconds.
+        max_connections: for redis-py's sake; one connection for each event loop and server is used.
+        max_ttl: seconds an entry is kept at most; the ttl of those that have none.
+        client: a ``redis.asyncio.Redis`` or ``RedisCluster`` to take address, credentials and TLS from. It is not
+            used otherwise and never closed.
+        coherence: ``"strict"``: a near tier asks "still current?" before it serves. ``"lease"``: it serves without
+            asking while it has proof that it has heard every invalidation up to ``lease`` seconds ago, and writes
+            return no earlier than that after they began to invalidate. All processes should say the same.
+        lease: seconds; see coherence.
+        lease_wait: ``"overlapped"`` (the wait runs beside the tool) or ``"before"`` (the tool starts after it: then
+            nobody is served an older answer from the moment the write takes effect).
+        default_ttl: seconds for key-value entries without one of their own; None = for ever.
+        settle: seconds for which a resource is not cached after a write with unknown outcome.
+        write_lease: seconds after which a writer that says nothing any more is given up; renewed while it runs.
+        lead_lease: seconds after which another process may load what a dead one was loading.
+        epoch: where ``INFO replication`` is not allowed: a text that you change whenever data may have been lost.
+        secret: entries are authenticated and names keyed with it; else with ``configure(secret=...)`` if given.
+
+    Raises:
+        ConfigurationError: naming the parameter, the value and the fix.
+    """
+
+    in_process = False
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        db: int | None = None,
+        password: str | None = None,
+        prefix: str = "ac:",
+        connect_timeout: float | timedelta = 5,
+        socket_timeout: float | timedelta = 5,
+        op_timeout: float | timedelta = 0.25,
+        max_connections: int | None = None,
+        max_ttl: float | timedelta = 86_400,
+        client: Any = None,
+        coherence: Coherence = "strict",
+        lease: float | timedelta = 0.2,
+        lease_wait: Literal["overlapped", "before"] = "overlapped",
+        default_ttl: float | timedelta | None = None,
+        settle: float | timedelta = 5,
+        write_lease: float | timedelta = 30,
+        lead_lease: float | timedelta = 3,
+        epoch: str | None = None,
+        secret: str | bytes | None = None,
+    ) -> None:
+        if coherence not in ("strict", "lease"):
+            raise ConfigurationError("coherence", coherence, "give 'strict' or 'lease'")
+        if lease_wait not in ("overlapped", "before"):
+            raise ConfigurationError("lease_wait", lease_wait, "give 'overlapped' or 'before'")
+        if not isinstance(prefix, str) or not prefix or set(prefix) & set("{}"):
+            raise ConfigurationError("prefix", prefix, "give a text that is not empty and has no braces, such as 'ac:'")
+        given = {"host": host, "port": port, "db": db, "password": password}
+        blueprint = blueprint_of(url, given, client)
+        if blueprint.kind == "cluster" and coherence == "lease":
+            raise ConfigurationError("coherence", coherence, "a Redis Cluster has 'strict' only in this version")
+        self._seal = secret.encode() if isinstance(secret, str) else secret
+        if self._seal is not None and not 0 < len(self._seal) <= 64:
+            raise ConfigurationError("secret", "…", "give 1 to 64 bytes")
+        self._max_ttl = _positive(max_ttl, "max_ttl")
+        self._settle = seconds(settle, "settle", zero_ok=True) or 0.0
+        self._write_lease = _positive(write_lease, "write_lease")
+        self._lead_lease = _positive(lead_lease, "lead_lease")
+        _positive(socket_timeout, "socket_timeout")
+        self.coherence: Coherence = coherence
+        self.lease = _positive(lease, "lease")
+        self._waits_before = lease_wait == "before"
+        links = Links(
+            blueprint,
+            connect_timeout=_positive(connect_timeout, "connect_timeout"),
+            op_timeout=_positive(op_timeout, "op_timeout"),
+            epoch=None if epoch is None else epoch_bytes(epoch),
+        )
+        super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"))
+        self._patience = _PATIENCE
+        self._skew_ms = 0  # tests let time pass with it
+        self._keep_ms = round(self._max_ttl * 1000) + _HOUR
+        self._plans: dict[tuple[Tag, ...], _Plan] = {}
+        self._keeper = Keeper(self._renew)
+        self._bus: Bus | None = None
+        self._face = BlockingFace(self)
+        if not _backends:
+            PORTAL.at_exit(_close_all)
+        _backends.add(self)
+
+    def __repr__(self) -> str:
+        return f"RedisBackend({self._links.where!r}, prefix={self._names.prefix.decode()!r}, {self.coherence})"
+
+    @property
+    def sync(self) -> BlockingFace:
+        """The same surface for code without an event loop."""
+        return self._face
+
+    async def __aenter__(self) -> RedisBackend:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect now rather than on first use.
+
+        Raises:
+            BackendError: it cannot be reached, or is not fit to be used; the text says what to do.
+        """
+        for slot in await self._links.primaries():
+            await self._links.ask_patiently(slot, lambda: [("PING",)], 0.0, wants_epoch=True)
+
+    async def close(self) -> None:
+        """Close this event loop's connections (and those of ours in the background). Usable again afterwards."""
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            await bus.close()
+        await self._links.close()
+
+    # -- the protocol ---------------------------------------------------------------------------------------------
+
+    def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
+        """How the bus names these tags."""
+        return tuple([self._names.tag(tag)[2] for tag in tags])
+
+    async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        """A current entry, or the token to load under, or word that a write is running."""
+        plan = self._plan(tags)
+        raw, records, epoch = await self._read(key, plan)
+        why, dropped_by, entry = "absent", None, None
+        if raw is not None and key is not None:
+            entry = read_entry(raw, self._seal, self._bound(key, plan))
+            if entry is None:
+                self._corrupt += 1
+            elif entry.stamp == _stamp(epoch, records):
+                found = self._found(entry, codec)
+                if found is not None:
+                    return found
+            else:
+                why, dropped_by = "stale", _dropped_by(entry, epoch, records)
+        token = await self._token(plan, records, epoch)
+        return Blocked() if token is None else Missing(token, why, dropped_by)
+
+    async def revalidate(
+        self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable
+    ) -> Lookup | Same:
+        """Ask whether a stamp is current, without its payload; if it is not, look up."""
+        _, records, epoch = await self._read(None, self._plan(tags))
+        if _stamp(epoch, records) == stamp:
+            return Same()
+        return await self.lookup(key, tags, codec)
+
+    async def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
+        """Store, if the token still holds; gives the lead back in the same script."""
+        mine, key = cast(Token, token), cast(bytes, entry.key)
+        plan = mine.plan
+        lead = cast("Lead | None", entry.lead)
+        if lead is not None:
+            self._keeper.drop(lead)
+        ttl = self._max_ttl if entry.ttl is None else min(entry.ttl, self._max_ttl)
+        shown = ttl if entry.ttl is not None else 0.0
+        blob = entry_bytes(
+            mine.stamp,
+            self._wall(),
+            shown,
+            entry.load_seconds,
+            entry.stored.payload(),
+            self._seal,
+            self._bound(key, plan),
+        )
+        others = [group for group in plan.groups if group.slot != plan.home]
+        if others:  # on other slots: checked there first, the stamp covers what comes after
+            checks = [self._filling(mine, group, key, None, b"", ttl) for group in others]
+            replies = await asyncio.gather(*(self._links.ask(g.slot, [c]) for g, c in zip(others, checks, strict=True)))
+            if not all(reply.values[0] == 1 for reply in replies):
+                if lead is not None:
+                    self.release(lead)
+                return False
+        home = next((group for group in plan.groups if group.slot == plan.home), _Group(plan.home, (), ()))
+        replies_ = await self._links.ask(plan.home, [self._filling(mine, home, key, lead, blob, ttl)])
+        return bool(replies_.values[0] == 1)
+
+    def _filling(self, token: Token, group: _Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
+        names, who = self._names, lead.who if lead is not None else b""
+        keys = (names.entry(group.slot, key), names.lead(group.slot, key), *group.keys)
+        px = max(1, round(ttl * 1000))
+        return (scripts.FILL, len(keys), *keys, self._skew_ms, self._keep_ms, who, token.expected(group), blob, px)
+
+    async def lead(self, key: bytes, tags: Sequence[Tag], token: TokenProtocol) -> Lead | Taken:
+        """Become the one process that loads; the lease is renewed until the fill, or :meth:`release`."""
+        mine = cast(Token, token)
+        slot = mine.plan.home
+        home = next((group for group in mine.plan.groups if group.slot == slot), _Group(slot, (), ()))
+        lead = Lead(slot, self._names.lead(slot, key), nonce(), self._lead_lease / 3)
+        keys = (self._names.entry(slot, key), lead.key, *home.keys)
+        lease = round(self._lead_lease * 1000)
+        script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
+        replies = await self._links.ask(slot, [(*script, mine.expected(home), mine.stamp)])
+        if replies.values[0] != 1:
+            return Taken(again=replies.values[0] == 2)
+        self._keeper.keep(lead)
+        return lead
+
+    def release(self, lead: LeadProtocol) -> None:
+        """Give a lead back without a fill; does not wait."""
+        mine = cast(Lead, lead)
+        self._keeper.drop(mine)
+        self._keeper.deliver(lambda: self._let_go(mine), self._lead_lease)
+
+    async def _let_go(self, lead: Lead) -> None:
+        await self._links.ask(lead.slot, [(scripts.RELEASE, 1, lead.key, lead.who)])
+
+    async def begin(self, tags: Sequence[Tag], writer: str) -> WindowProtocol:
+        """Open a window, trying for at least two seconds; in lease mode with ``lease_wait="before"`` wait it out."""
+        plan = self._plan(tags)
+        window = Window(plan, writer[:64], self._write_lease / 3)
+        try:
+            await asyncio.gather(*(self._begin_in(window, group) for group in plan.groups))
+        except BackendError:
+            if window.nonces:  # on some slots, or without an answer: it must not block others for a whole lease
+                fresh = nonce()
+                self._keeper.deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
+            raise
+        window.since = uptime()
+        self._keeper.keep(window)
+        if self._waits_before:
+            await self._wait_out(window)
+        return window
+
+    async def _begin_in(self, window: Window, group: _Group) -> None:
+        attempts = window.nonces.setdefault(group.slot, [])
+
+        def commands() -> list[Command]:
+            attempts.append(nonce())
+            return [self._opening(scripts.BEGIN, window, group, attempts[-1], self._announcement())]
+
+        replies = await self._links.ask_patiently(group.slot, commands, self._patience)
+        reply = replies.values[0]
+        window.announced = max(window.announced, _as_seconds(reply[0]))
+        window.before[group.slot] = [version or _NONE for version in reply[1:]]
+
+    def _announcement(self) -> bytes:
+        return b"" if self._links.sharded else self._names.leases
+
+    def _opening(self, script: Any, window: Window, group: _Group, mark: bytes, last: bytes) -> Command:
+        lease = round(self._write_lease * 1000)
+        said = (window.writer, self._names.bus, self._ids(window.plan, group), lease, last)
+        return (script, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, mark, *said)
+
+    async def _renew(self, kept: Kept) -> None:
+        """On the portal, every third of a lease."""
+        if isinstance(kept, Lead):
+            lease = round(self._lead_lease * 1000)
+            await self._links.ask(kept.slot, [(scripts.PROLONG, 1, kept.key, kept.who, lease)])
+            return
+        window = cast(Window, kept)
+        for group in window.plan.groups:
+            commands = [self._opening(scripts.RENEW, window, group, window.nonces[group.slot][-1], nonce())]
+            replies = await self._links.ask_patiently(group.slot, lambda c=commands: c, self._patience)  # type: ignore[misc]
+            if replies.values[0] == 1:
+                window.since = uptime()
+                window.before.clear()  # versions were lost in between: nothing can be restored
+
+    async def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
+        """Close a window; in lease mode return no earlier than every near tier has heard of it or lost its lease.
+
+        Raises:
+            BackendError: it could not be delivered in two seconds. It goes on being tried; until then, and no longer
+                than the write lease, the marker keeps others from storing what they load.
+        """
+        mine = cast(Window, window)
+        if mine.closed:
+            return
+        mine.closed = True
+        self._keeper.drop(mine)
+        fresh, settle = nonce(), round(self._settle * 1000) if unknown else 0
+        try:
+            await self._close(mine, settle, no_effect=no_effect, fresh=fresh, patience=self._patience)
+        except BackendError:
+            self._keeper.deliver(
+                lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease
+            )
+            raise
+        await self._wait_out(mine)
+
+    async def _close(
+        self, window: Window, settle: int, *, no_effect: bool, fresh: bytes, patience: float = 0.0
+    ) -> None:
+        await asyncio.gather(
+            *(
+                self._end_in(window, group, settle, no_effect=no_effect, fresh=fresh, patience=patience)
+                for group in window.plan.groups
+                if window.nonces.get(group.slot)
+            )
+        )
+
+    async def _end_in(
+        self, window: Window, group: _Group, settle: int, *, no_effect: bool, fresh: bytes, patience: float
+    ) -> None:
+        before = b"".join(window.before.get(group.slot, ())) if no_effect else b""
+        marks = b"".join(window.nonces[group.slot])
+        said = (window.writer, self._names.bus, self._ids(window.plan, group), fresh, settle, before)
+        command = (scripts.END, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, marks, *said)
+        replies = await self._links.ask_patiently(group.slot, lambda: [command], patience)
+        if replies.values[0] == 1:
+            window.since = uptime()
+
+    async def _wait_out(self, window: Window) -> None:
+        """Until no near tier can still serve what was current before the window's tags last moved."""
+        longest = max(window.announced, self.lease if self.coherence == "lease" else 0.0)
+        left = window.since + longest * _MARGIN - uptime()
+        if left > 0 and longest:
+            await asyncio.sleep(left)
+
+    async def move(self, tags: Sequence[Tag], writer: str) -> None:
+        """A window of no length."""
+        plan = self._plan(tags)
+        window = Window(plan, writer[:64], 0)
+
+        async def move_in(group: _Group) -> None:
+            def commands() -> list[Command]:
+                said = (window.writer, self._names.bus, self._ids(plan, group), self._announcement())
+                return [(scripts.MOVE, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, nonce(), *said)]
+
+            replies = await self._links.ask_patiently(group.slot, commands, self._patience)
+            window.announced = max(window.announced, _as_seconds(replies.values[0]))
+
+        await asyncio.gather(*(move_in(group) for group in plan.groups))
+        window.since = uptime()
+        await self._wait_out(window)
+
+    async def drop_chain(self, chain: Chain) -> None:
+        """Make the entries of one chain unreachable, in one step; they expire."""
+        await self.move([("all", chain, ())], "the end of the session")
+
+    async def clear(self) -> None:
+        """Drop every entry under the prefix, tools' and key-value ones. Loads under way are not kept."""
+        await self.move(_ROOT, "clear")
+        await self._drop_everything()
+
+    async def stats(self) -> dict[str, Any]:
+        """``entries`` of the key-value cache and its ``hits`` and ``misses`` here, ``corrupt`` records met, ``round_trips``
+        made by this process, ``down`` (why, or None)."""
+        return {
+            "backend": "redis",
+            "where": self._links.where,
+            "entries": await self.count(),
+            "bytes": 0,
+            "evictions": 0,
+            "hits": self._hits,
+            "misses": self._misses,
+            "corrupt": self._corrupt,
+            "round_trips": self._links.round_trips,
+            "down": self._links.down,
+            "coherence": self.coherence,
+            "backplane": self._bus.state() if self._bus is not None else None,
+        }
+
+    def listen(self, heard: Callable[[Sequence[bytes]], None], lost: Callable[[], None]) -> Bus:
+        """Hear of every invalidation from now on: the tags' ids, or that some may have been missed.
+
+        For a near tier; both are called on another thread.
+        """
+        if self._links.sharded:
+            raise ConfigurationError("coherence", self.coherence, "a Redis Cluster has 'strict' only in this version")
+        if self._bus is None:
+            self._bus = Bus(self._links.blueprint, self._names, self.lease)
+        self._bus.add(heard, lost)
+        return self._bus
+
+    # -- the pieces ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, tags: Sequence[Tag]) -> _Plan:
+        known = tuple(tags)
+        plan = self._plans.get(known)
+        if plan is None:
+            if len(self._plans) > 20_000:
+                self._plans.clear()
+            plan = self._plans[known] = self._make_plan(known)
+        return plan
+
+    def _make_plan(self, tags: tuple[Tag, ...]) -> _Plan:
+        named = [self._names.tag(tag) for tag in tags]
+        home = self._names.home(tags)
+        slots = dict.fromkeys(slot for slot, _, _ in named) if self._links.sharded else {home: None}
+        groups: list[_Group] = []
+        for slot in slots:
+            mine = [at for at, (own, _, _) in enumerate(named) if own == slot or not self._links.sharded]
+            groups.append(_Group(slot, tuple(named[at][1] for at in mine), tuple(mine)))
+        return _Plan(tuple(groups), home, tuple(ident for _, _, ident in named))
+
+    @staticmethod
+    def _ids(plan: _Plan, group: _Group) -> bytes:
+        return b"".join([plan.ids[at] for at in group.positions])
+
+    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, list[TagRecord | None], bytes]:
+        """An entry's raw bytes, its tags, and the epoch of those who answered."""
+        asked: list[tuple[bytes, Command]] = []
+        for group in plan.groups:
+            entry = (self._names.entry(plan.home, key),) if key is not None and group.slot == plan.home else ()
+            asked.append((group.slot, ("MGET", *entry, *group.keys)))
+        replies: list[Replies]
+        if len(asked) == 1:
+            replies = [await self._links.ask(asked[0][0], [asked[0][1]], wants_epoch=True)]
+        else:
+            replies = list(
+                await asyncio.gather(*(self._links.ask(slot, [command], wants_epoch=True) for slot, command in asked))
+            )
+        raw: Any = None
+        records: list[TagRecord | None] = [None] * len(plan.ids)
+        epochs: list[bytes] = []
+        for group, reply in zip(plan.groups, replies, strict=True):
+            values = list(reply.values[0])
+            if key is not None and group.slot == plan.home:
+                raw = values.pop(0)
+            for at, value in zip(group.positions, values, strict=True):
+                records[at] = read_tag(value)
+            epochs.append(reply.epoch or b"")
+        return raw, records, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
+
+    async def _token(self, plan: _Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
+        """The token to load under; None while somebody writes. Records that are missing are minted."""
+        versions = [record.version if record is not None else b"" for record in records]
+        fences = [record.fence if record is not None else b"" for record in records]
+        unclear = [group for group in plan.groups if not all(_is_free(records[at]) for at in group.positions)]
+        if unclear:
+            fresh = nonce()
+            asked = [
+                self._links.ask(
+                    group.slot,
+                    [(scripts.TOKEN, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, fresh)],
+                    wants_epoch=True,
+                )
+                for group in unclear
+            ]
+            for group, reply in zip(unclear, await asyncio.gather(*asked), strict=True):
+                answer = reply.values[0]
+                if not isinstance(answer, bytes):
+                    return None
+                if len(plan.groups) == 1:
+                    epoch = reply.epoch or b""
+                count = len(group.positions)
+                for number, at in enumerate(group.positions):
+                    versions[at] = answer[NONCE * number : NONCE * (number + 1)]
+                    fences[at] = answer[NONCE * (count + number) : NONCE * (count + number + 1)]
+        return Token(plan, epoch + b"".join(versions), tuple(fences))
+
+    def _found(self, entry: EntryRecord, codec: ToolCodec) -> Found | None:
+        try:
+            stored = codec.thaw_payload(entry.payload)
+        except UnstorableResultError:
+            self._corrupt += 1
+            return None
+        age = max(0.0, self._wall() - entry.created)
+        left = max(0.0, entry.ttl - age) if entry.ttl else None
+        return Found(stored, age, left, entry.load_seconds, None, entry.stamp)
+
+    def _bound(self, key: bytes, plan: _Plan) -> bytes:
+        """What an entry's authentication is bound to beside what it says itself."""
+        return b"".join((key, *plan.ids)) if self._seal is not None else b""
+
+    def _wall(self) -> float:
+        return time.time() + self._skew_ms / 1000
+
+    def _start_anew(self) -> None:
+        self._links.start_anew()
+        self._keeper.start_anew()
+        self._bus = None
+
+
+def _is_free(record: TagRecord | None) -> bool:
+    return record is not None and record.free
+
+
+def _stamp(epoch: bytes, records: Sequence[TagRecord | None]) -> bytes | None:
+    """What an entry must have been loaded under to be current; None where a tag was lost: then nothing is."""
+    versions = [record.version for record in records if record is not None]
+    return epoch + b"".join(versions) if len(versions) == len(records) else None
+
+
+def _dropped_by(entry: EntryRecord, epoch: bytes, records: Sequence[TagRecord | None]) -> str:
+    """Who dropped a stale entry, for people."""
+    if entry.stamp[: len(epoch)] != epoch:
+        return "a restart or failover of Redis"
+    for at, record in enumerate(records):
+        start = len(epoch) + NONCE * at
+        if record is None:
+            return "the loss of a tag (evicted or deleted)"
+        if entry.stamp[start : start + NONCE] != record.version:
+            return record.last_writer or "the loss of a tag (evicted or deleted)"
+    return "a change of its tags"
+
+
+def _as_seconds(announced: object) -> float:
+    """What lease-mode readers announced, in seconds; whatever is not a number of theirs counts as a second."""
+    if not announced:
+        return 0.0
+    try:
+        return min(60.0, max(0.0, float(cast(Any, announced))))
+    except (TypeError, ValueError):
+        return 1.0
+
+
+def _positive(value: float | timedelta, parameter: str) -> float:
+    checked = seconds(value, parameter)
+    if checked is None:
+        raise ConfigurationError(parameter, value, "give a positive number of seconds")
+    return checked
+
+
+_backends: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
+
+
+async def _close_all() -> None:
+    """On the portal, when the process ends."""
+    for backend in list(_backends):
+        await backend._links.close_here()
+
+
+def _after_fork() -> None:
+    for backend in list(_backends):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+

@@ -1,0 +1,163 @@
+"""Redis as a plain key-value cache: values under the caller's own names, beside the tools' entries and apart from them.
+
+``clear``, ``count``, ``keys`` and ``delete_pattern`` look through the keyspace with SCAN; nothing on the way of a tool's
+read or write does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from agent_cache.backends.redis.links import Links
+from agent_cache.backends.redis.records import Names
+from agent_cache.backends.redis.wire import Command
+from agent_cache.clock import seconds
+from agent_cache.codecs import codec_for
+from agent_cache.errors import ConfigurationError, UnstorableResultError
+
+__all__ = ["KeyValueSurface"]
+
+_SCANNED = 500  # keys looked at per round trip
+_CODEC = codec_for(Any)
+
+
+class KeyValueSurface:
+    """The key-value half of :class:`RedisBackend`."""
+
+    def __init__(self, links: Links, names: Names, default_ttl: float | None) -> None:
+        self._links = links
+        self._names = names
+        self._default_ttl = default_ttl
+        self._hits = self._misses = self._corrupt = 0
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value, the caller's own; ``default`` when there is none or it has expired."""
+        found = await self.get_many([key])
+        return found.get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a value, for ``ttl`` seconds (without one: ``default_ttl``, and without that for ever).
+
+        Raises:
+            UnstorableResultError: the value would not come back equal.
+            BackendError: Redis is away.
+        """
+        await self.set_many({key: value}, ttl)
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Those of ``keys`` that are there, in one round trip (on a Cluster: one per server)."""
+        wanted = [_text(key) for key in keys]
+        found: dict[str, Any] = {}
+        for asked in await self._each(wanted):
+            raws = (await self._links.ask(_slot(self._names.value(asked[0])), self._getting(asked))).values
+            values = raws[0] if len(raws) == 1 and not self._links.sharded else raws
+            for key, raw in zip(asked, values, strict=True):
+                if raw is None:
+                    self._misses += 1
+                    continue
+                try:
+                    found[key] = _CODEC.thaw_payload(raw).fresh()
+                    self._hits += 1
+                except UnstorableResultError:  # not ours, or damaged: a miss
+                    self._misses += 1
+                    self._corrupt += 1
+        return found
+
+    def _getting(self, keys: list[str]) -> list[Command]:
+        names = [self._names.value(key) for key in keys]
+        return [("GET", name) for name in names] if self._links.sharded else [("MGET", *names)]
+
+    async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
+        """Store all in one round trip (on a Cluster: one per server)."""
+        lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
+        until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
+        payloads = {_text(key): _CODEC.freeze(value).payload() for key, value in items.items()}
+        for group in await self._each(list(payloads)):
+            slot = _slot(self._names.value(group[0]))
+            await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])
+
+    async def delete(self, key: str) -> bool:
+        """Remove one key; tells whether it was there."""
+        name = self._names.value(_text(key))
+        return bool((await self._links.ask(_slot(name), [("UNLINK", name)])).values[0])
+
+    async def exists(self, key: str) -> bool:
+        name = self._names.value(_text(key))
+        return bool((await self._links.ask(_slot(name), [("EXISTS", name)])).values[0])
+
+    async def keys(self) -> AsyncIterator[str]:
+        """All keys of the key-value cache, in no order."""
+        start = len(self._names.value(""))
+        seen: set[bytes] = set()  # SCAN may give a key twice
+        async for name in self._scan(self._names.value("")):
+            if name not in seen:
+                seen.add(name)
+                yield name[start:].decode("utf-8", "surrogatepass")
+
+    async def delete_pattern(self, pattern: str) -> int:
+        """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
+        found = [key async for key in self.keys() if fnmatch.fnmatchcase(key, pattern)]  # noqa: SIM118 - a method
+        return await self._unlink([self._names.value(key) for key in found])
+
+    async def count(self) -> int:
+        """How many keys the key-value cache has."""
+        return sum([1 async for _ in self.keys()])  # noqa: SIM118 - a method, not a dict's view
+
+    async def _drop_everything(self) -> None:
+        """Values, entries and leads under the prefix; tag records stay, they are what keeps old loads out."""
+        tags = b"}t:"
+        found = [name async for name in self._scan(self._names.prefix) if tags not in name]
+        await self._unlink([name for name in found if name not in (self._names.bus, self._names.leases)])
+
+    async def _unlink(self, names: list[bytes]) -> int:
+        removed = 0
+        for some in _batched(names):
+            if self._links.sharded:
+                replies = await asyncio.gather(
+                    *(self._links.ask(_slot(name), [("UNLINK", name)]) for name in some)
+                )
+                removed += sum(int(reply.values[0]) for reply in replies)
+            else:
+                removed += int((await self._links.ask(b"", [("UNLINK", *some)])).values[0])
+        return removed
+
+    async def _scan(self, prefix: bytes) -> AsyncIterator[bytes]:
+        pattern = b"".join(b"\\" + bytes((c,)) if c in b"*?[]^-\\" else bytes((c,)) for c in prefix) + b"*"
+        for server in await self._links.primaries():
+            cursor: Any = 0
+            while True:
+                replies = await self._links.ask(server, [("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)])
+                cursor, names = replies.values[0]
+                for name in names:
+                    yield name
+                if int(cursor) == 0:
+                    break
+
+    async def _each(self, keys: list[str]) -> list[list[str]]:
+        """Keys that can be asked for together."""
+        if not self._links.sharded:
+            return [keys] if keys else []
+        groups: dict[bytes, list[str]] = {}
+        for key in keys:
+            groups.setdefault(_slot(self._names.value(key)), []).append(key)
+        return list(groups.values())
+
+
+def _slot(name: bytes) -> bytes:
+    """The hash tag of a key: what stands in its first braces, else all of it."""
+    start = name.find(b"{")
+    end = name.find(b"}", start + 1)
+    return name[start + 1 : end] if 0 <= start < end - 1 else name
+
+
+def _batched(names: list[bytes]) -> Iterable[list[bytes]]:
+    return (names[at : at + _SCANNED] for at in range(0, len(names), _SCANNED))
+
+
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
+    return key

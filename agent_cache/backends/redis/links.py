@@ -1,0 +1,270 @@
+"""All wires of one backend: one per event loop and server, the Cluster's map of slots, and the breaker.
+
+Also what is done when one fails: a lost connection is tried once more at once; after that, or when nothing answers in
+time, the breaker opens, and while it is open whoever asks is told so without waiting, until a probe on the portal finds
+Redis well again. What is asked, and what an answer means, is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
+
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from agent_cache.backends.portal import PORTAL
+from agent_cache.backends.redis.blueprint import Address, Blueprint
+from agent_cache.backends.redis.wire import Command, Replies, Wire, WireDown
+from agent_cache.errors import BackendError
+
+__all__ = ["Links"]
+
+log = logging.getLogger("agent_cache")
+_FIRST_PROBE, _LONGEST_PROBE = 0.05, 1.0  # seconds between probes of a Redis that is away
+_PATIENCE_PAUSE = 0.05  # seconds between attempts of what must get through
+_AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK ", "MISCONF", "BUSY", "UNBLOCKED")
+_MAX_MOVES = 4
+
+
+class _LoopWires:
+    """The wires of one event loop, closed with it."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[Address | None, Wire] = {}
+        self.guard = self._watch()
+
+    async def _watch(self) -> AsyncGenerator[None, None]:
+        """A generator that is left standing: a loop that shuts down finishes it, and with it the connections."""
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        for wire in list(self.by_address.values()):
+            await wire.close()
+
+
+class Links:
+    """How the backend asks Redis."""
+
+    def __init__(
+        self, blueprint: Blueprint, *, connect_timeout: float, op_timeout: float, epoch: bytes | None
+    ) -> None:
+        self.blueprint = blueprint
+        self.where = blueprint.describe()
+        self.sharded = blueprint.kind == "cluster"
+        self.round_trips = 0
+        """Batches sent so far, on all loops."""
+        self._connect_timeout = connect_timeout
+        self._op_timeout = op_timeout
+        self._epoch = epoch
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget every connection: they are another process's after a fork."""
+        self._lock = threading.Lock()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWires] = weakref.WeakKeyDictionary()
+        self._slots: list[tuple[int, int, Address]] = []
+        self._down: str | None = None
+        self._back: list[Callable[[], None]] = []
+
+    @property
+    def down(self) -> str | None:
+        """Why the breaker is open; None while Redis answers."""
+        return self._down
+
+    # -- asking
+
+    async def ask(self, slot: bytes, commands: Sequence[Command], *, wants_epoch: bool = False) -> Replies:
+        """Ask once, or not at all while the breaker is open.
+
+        Raises:
+            BackendError: Redis is away, or refused one of the commands.
+        """
+        if self._down is not None:
+            raise WireDown(self._down)
+        try:
+            try:
+                return await self._ask(slot, commands, wants_epoch)
+            except WireDown as error:
+                if not error.was_up:
+                    raise
+                return await self._ask(slot, commands, wants_epoch)
+        except WireDown as error:
+            self._trip(str(error))
+            raise
+
+    async def ask_patiently(
+        self, slot: bytes, commands: Callable[[], Sequence[Command]], patience: float, *, wants_epoch: bool = False
+    ) -> Replies:
+        """Ask until it gets through, for ``patience`` seconds; new commands for each attempt. The breaker is not asked.
+
+        Raises:
+            BackendError: it did not.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while True:
+            try:
+                async with asyncio.timeout(max(0.05, until - loop.time())):
+                    return await self._ask(slot, commands(), wants_epoch)
+            except TimeoutError:
+                raise WireDown(f"Redis at {self.where}: no answer within {patience} s") from None
+            except WireDown as error:
+                if loop.time() + _PATIENCE_PAUSE > until:
+                    self._trip(str(error))
+                    raise
+                await asyncio.sleep(_PATIENCE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts
+
+    async def _ask(self, slot: bytes, commands: Sequence[Command], wants_epoch: bool) -> Replies:
+        for _ in range(_MAX_MOVES):
+            address = await self._address(slot) if self.sharded else None
+            wire = self._wire(address)
+            try:
+                replies = await wire.ask(commands, wants_epoch=wants_epoch)
+            except WireDown:
+                self._slots = []  # a failover may have given the slot another server
+                raise
+            refused = next((reply for reply in replies.values if isinstance(reply, ResponseError)), None)
+            if refused is None:
+                return replies
+            if self.sharded and type(refused).__name__ == "MovedError":
+                self._slots = []
+                continue
+            text = str(refused)
+            if type(refused).__name__ in ("ReadOnlyError", "AskError", "TryAgainError", "ClusterDownError") or any(
+                text.startswith(word) for word in _AWAY
+            ):
+                await wire.reset()  # a demoted primary, a slot on the move: look again who is in charge
+                self._slots = []
+                raise WireDown(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)
+            raise BackendError(f"Redis at {self.where} refused a command: {type(refused).__name__}: {text[:300]}")
+        raise WireDown(f"Redis at {self.where}: the slot keeps moving")
+
+    def _wire(self, address: Address | None) -> Wire:
+        loop = asyncio.get_running_loop()
+        mine = self._loops.get(loop)
+        if mine is None:
+            with self._lock:
+                for gone in [each for each in self._loops if each.is_closed()]:
+                    del self._loops[gone]
+                mine = self._loops[loop] = _LoopWires()
+            start: Awaitable[None] = anext(mine.guard)
+            try:
+                start.__await__().send(None)  # up to its yield, which needs no loop
+            except StopIteration:
+                pass
+        wire = mine.by_address.get(address)
+        if wire is None:
+            wire = mine.by_address[address] = Wire(
+                lambda: self.blueprint.connection(address, self._connect_timeout),
+                self.where if address is None else f"{address[0]}:{address[1]}",
+                self._op_timeout,
+                self._epoch,
+                self._count,
+            )
+        return wire
+
+    def _count(self) -> None:
+        self.round_trips += 1
+
+    # -- the Cluster's map
+
+    async def _address(self, slot: bytes) -> Address:
+        """The primary that owns a hash tag's slot."""
+        number: int = key_slot(slot)
+        for _ in range(2):
+            for first, last, address in self._slots:
+                if first <= number <= last:
+                    return address
+            await self._learn_slots()
+        raise WireDown(f"Redis at {self.where}: no server owns slot {number}", was_up=True)
+
+    async def _learn_slots(self) -> None:
+        error: BackendError | None = None
+        known = list(dict.fromkeys([*self.blueprint.nodes, *(address for _, _, address in self._slots)]))
+        for node in known:
+            try:
+                replies = await self._wire(node).ask([("CLUSTER", "SLOTS")])
+            except WireDown as failed:
+                error = failed
+                continue
+            rows = replies.values[0]
+            if isinstance(rows, Exception):
+                raise BackendError(f"Redis at {self.where} is no Cluster ({rows}); use redis:// for a single server")
+            self._slots = [
+                (int(row[0]), int(row[1]), ((row[2][0] or node[0].encode()).decode(), int(row[2][1]))) for row in rows
+            ]
+            for _, _, address in self._slots:
+                if address not in self.blueprint.nodes:
+                    self.blueprint.nodes.append(address)
+            return
+        raise error or WireDown(f"Redis at {self.where}: no node answers")
+
+    async def primaries(self) -> list[bytes]:
+        """A slot's name for each server that has to be asked to reach all keys."""
+        if not self.sharded:
+            return [b""]
+        await self._address(b"0")
+        chosen: dict[Address, bytes] = {}
+        number = 0
+        owners = {address for _, _, address in self._slots}
+        while len(chosen) < len(owners) and number < 1_000_000:
+            name = b"%d" % number
+            chosen.setdefault(await self._address(name), name)
+            number += 1
+        return list(chosen.values())
+
+    # -- the breaker
+
+    def _trip(self, why: str) -> None:
+        """Nobody waits any more, until a probe has been answered."""
+        with self._lock:
+            if self._down is not None:
+                return
+            self._down = why
+        log.debug("the breaker is open: %s", why)
+        PORTAL.submit(self._probe())
+
+    async def _probe(self) -> None:
+        pause = _FIRST_PROBE
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - keeps a fleet apart, guards nothing
+            pause = min(pause * 2, _LONGEST_PROBE)
+            try:
+                for slot in await self.primaries():
+                    await self._ask(slot, [("PING",)], wants_epoch=True)
+            except BackendError as error:
+                self._down = str(error)
+                continue
+            self._down = None
+            for tell in list(self._back):
+                tell()
+            return
+
+    def when_back(self, tell: Callable[[], None]) -> None:
+        """Call this, on the portal, each time Redis answers again."""
+        self._back.append(tell)
+
+    # -- closing
+
+    async def close(self) -> None:
+        """Close this loop's connections, and the portal's."""
+        here = self._loops.get(asyncio.get_running_loop())
+        if here is not None:
+            await here.close()
+        portal = next((loop for loop in list(self._loops) if loop is PORTAL._loop), None)
+        if portal is not None and portal is not asyncio.get_running_loop():
+            await asyncio.wrap_future(PORTAL.submit(self.close_here()))
+
+    async def close_here(self) -> None:
+        here = self._loops.get(asyncio.get_running_loop())
+        if here is not None:
+            await here.close()

@@ -1,0 +1,169 @@
+"""What is written in Redis, byte by byte, and read back with suspicion.
+
+Every record begins with a letter and the number of its format. Later formats may only append behind what is
+described here: a build of today reads and keeps what it does not know. An entry of an unknown format is a miss.
+
+* tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
+  the server's clock], then the name of the last writer.
+* entry: ``E1`` flags[1] tags[1] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
+  authentication if flags say so, then the payload.
+
+Nothing of a call's arguments is in a key: they are digests. What these records mean is the backend's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent_cache.tags import Tag
+
+__all__ = ["EntryRecord", "Names", "TagRecord", "entry_bytes", "epoch_bytes", "read_entry", "read_tag", "tag_id"]
+
+NONCE = 12
+EPOCH = 20
+_TAG_HEAD = 30
+_WRITER = NONCE + 13
+_ENTRY_HEAD = 4 + EPOCH
+_FIGURES = struct.Struct(">ddd")
+_SEALED = 1
+_SEAL = 16
+
+
+@dataclass(slots=True, frozen=True)
+class TagRecord:
+    """A tag as it stands. ``free``: nobody is marked as writing it, not even one whose lease has ended."""
+
+    version: bytes
+    fence: bytes
+    free: bool
+    last_writer: str
+
+
+def read_tag(raw: object) -> TagRecord | None:
+    """A tag record; None for one that is missing or that nobody of ours wrote: it is minted anew."""
+    if not isinstance(raw, bytes) or len(raw) < _TAG_HEAD or raw[:1] != b"T":
+        return None
+    try:
+        writers = int(raw[26:30], 16)
+    except ValueError:
+        return None
+    behind = _TAG_HEAD + writers * _WRITER
+    if len(raw) < behind:
+        return None
+    return TagRecord(raw[2:14], raw[14:26], writers == 0, raw[behind:].decode("utf-8", "replace"))
+
+
+@dataclass(slots=True, frozen=True)
+class EntryRecord:
+    """An entry: ``stamp`` is its epoch and versions, ``created`` seconds of a wall clock, for people only."""
+
+    stamp: bytes
+    created: float
+    ttl: float
+    load_seconds: float
+    payload: bytes
+    sealed: bytes
+
+
+def entry_bytes(
+    stamp: bytes, created: float, ttl: float, load_seconds: float, payload: bytes, seal: bytes | None, key: bytes
+) -> bytes:
+    """An entry as it is stored; with a secret it is authenticated together with its key, tags (in the key) and stamp."""
+    count = (len(stamp) - EPOCH) // NONCE
+    head = b"E1" + bytes((_SEALED if seal else 0, count)) + stamp + _FIGURES.pack(created, ttl, load_seconds)
+    return head + (_mac(seal, key, head, payload) if seal else b"") + payload
+
+
+def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | None:
+    """An entry; None for whatever is not one, or not sealed with our secret."""
+    if not isinstance(raw, bytes) or len(raw) < _ENTRY_HEAD + _FIGURES.size or raw[:2] != b"E1":
+        return None
+    flags, count = raw[2], raw[3]
+    stamp_end = _ENTRY_HEAD + count * NONCE
+    head_end = stamp_end + _FIGURES.size
+    body = head_end + (_SEAL if flags & _SEALED else 0)
+    if len(raw) < body or flags & ~_SEALED:
+        return None
+    head, mac, payload = raw[:head_end], raw[head_end:body], raw[body:]
+    if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, head, payload))):
+        return None
+    created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
+    return EntryRecord(raw[4:stamp_end], created, ttl, load_seconds, payload, mac)
+
+
+def _mac(seal: bytes, key: bytes, head: bytes, payload: bytes) -> bytes:
+    mac = hashlib.blake2b(len(key).to_bytes(4, "big"), digest_size=_SEAL, key=seal, person=b"agent_cache.E1")
+    for part in (key, head, payload):
+        mac.update(part)
+    return mac.digest()
+
+
+def epoch_bytes(text: str | bytes) -> bytes:
+    """An epoch in 20 bytes: a replication id as it is, anything else by its digest."""
+    raw = text.encode() if isinstance(text, str) else text
+    try:
+        short = bytes.fromhex(raw.decode("ascii"))
+    except ValueError:
+        short = b""
+    return short if len(short) == EPOCH else hashlib.blake2b(raw, digest_size=EPOCH).digest()
+
+
+def tag_id(tag: Tag, secret: bytes = b"") -> bytes:
+    """A tag in 16 bytes; with a secret nobody can guess it from the resource's name."""
+    kind, chain, path = tag
+    digest = hashlib.blake2b(kind.encode(), digest_size=16, key=secret[:64], person=b"agent_cache.tag")
+    for part in (chain, path):
+        digest.update(b"%d," % len(part))
+        for piece in part:
+            raw = piece.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(raw))
+            digest.update(raw)
+    return digest.digest()
+
+
+class Names:
+    """Keys under one prefix. What is of one resource stands in one hash slot: ``ac:{slot}e:…``."""
+
+    def __init__(self, prefix: str, secret: bytes = b"") -> None:
+        self.prefix = prefix.encode()
+        self._secret = secret
+        self._tags: dict[Tag, tuple[bytes, bytes, bytes]] = {}
+        self.bus = self.prefix + b"bus"
+        self.leases = self.prefix + b"lease"
+
+    def tag(self, tag: Tag) -> tuple[bytes, bytes, bytes]:
+        """A tag's slot, key and id."""
+        known = self._tags.get(tag)
+        if known is None:
+            if len(self._tags) > 50_000:
+                self._tags.clear()
+            ident = tag_id(tag, self._secret)
+            slot = self.slot(tag)
+            known = self._tags[tag] = slot, b"%s{%s}t:%s" % (self.prefix, slot, ident.hex().encode()), ident
+        return known
+
+    def slot(self, tag: Tag) -> bytes:
+        """The hash slot's name of a tag: its resource's, whoever's chain it is on."""
+        path = tag[2]
+        return tag_id(("slot", (), path[:1]), self._secret)[:6].hex().encode()
+
+    def home(self, tags: Sequence[Tag]) -> bytes:
+        """The slot in which an entry under these tags stands: its first resource's."""
+        for tag in tags:
+            path = tag[2]
+            if path and not path[0].startswith("#"):
+                return self.tag(tag)[0]
+        return self.tag(tags[0])[0] if tags else b"0"
+
+    def entry(self, slot: bytes, key: bytes) -> bytes:
+        return b"%s{%s}e:%s" % (self.prefix, slot, key.hex().encode())
+
+    def lead(self, slot: bytes, key: bytes) -> bytes:
+        return b"%s{%s}l:%s" % (self.prefix, slot, key.hex().encode())
+
+    def value(self, key: str) -> bytes:
+        return self.prefix + b"kv:" + key.encode("utf-8", "surrogatepass")

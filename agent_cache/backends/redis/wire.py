@@ -1,0 +1,261 @@
+"""One connection on one event loop. What is asked in one tick of the loop travels together.
+
+Commands of several callers are sent in one write and answered in order; while a batch is under way the next one
+gathers. Whoever needs to know the epoch shares one ``INFO replication`` at the end of its batch: it is answered by the
+same server after everything before it. What replies mean, and what is done about failures, is not decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from agent_cache.backends.redis.records import epoch_bytes
+from agent_cache.backends.redis.scripts import Script
+from agent_cache.errors import BackendError
+
+__all__ = ["Command", "Replies", "Wire", "WireDown"]
+
+Command = tuple[Any, ...]
+"""``(name, argument, …)``; a script is ``(script, number of keys, key, …, argument, …)``."""
+_MAX_BATCH = 2_000
+_OLDEST = (6, 2)
+
+
+class WireDown(BackendError):
+    """The connection could not be made, was lost, or said nothing in time.
+
+    ``was_up``: it had worked before and was lost at once, so a new one may well work.
+    """
+
+    def __init__(self, text: str, *, was_up: bool = False) -> None:
+        super().__init__(text)
+        self.was_up = was_up
+
+
+@dataclass(slots=True, frozen=True)
+class Replies:
+    """What came back, in order: errors of single commands are exceptions among the replies.
+
+    ``epoch``: of the server that answered; None where it was not asked for.
+    """
+
+    values: list[Any]
+    epoch: bytes | None
+
+
+@dataclass(slots=True)
+class _Asked:
+    commands: Sequence[Command]
+    wants_epoch: bool
+    reply: asyncio.Future[Replies]
+
+
+class Wire:
+    """The connection, made when first needed and made again after it was lost."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        where: str,
+        op_timeout: float,
+        epoch: bytes | None,
+        count: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._where = where
+        self._op_timeout = op_timeout
+        self._own_epoch = epoch
+        self._count = count
+        self._queue: list[_Asked] = []
+        self._pump: asyncio.Task[None] | None = None
+        self._connection: Any = None
+
+    async def ask(self, commands: Sequence[Command], *, wants_epoch: bool = False) -> Replies:
+        """Send and wait for all replies.
+
+        Raises:
+            WireDown: nothing, or not all, came back; what was sent may have been carried out.
+        """
+        asked = _Asked(commands, wants_epoch, asyncio.get_running_loop().create_future())
+        self._queue.append(asked)
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._work())
+        return await asked.reply
+
+    async def _work(self) -> None:
+        batch: list[_Asked] = []
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
+                await self._carry(batch)
+        finally:
+            self._pump = None
+            for asked in (*batch, *self._queue):  # nobody waits for ever: the loop is closing, or this is a bug of ours
+                if not asked.reply.done():
+                    asked.reply.set_exception(WireDown(f"Redis at {self._where}: the connection was closed"))
+            self._queue = []
+
+    async def _carry(self, batch: list[_Asked]) -> None:
+        was_up = self._connection is not None
+        try:
+            if self._connection is None:
+                self._connection = await self._open()
+            async with asyncio.timeout(self._op_timeout):
+                await self._send(batch)
+        except TimeoutError:
+            await self._fail(batch, f"no answer within {self._op_timeout} s", was_up=False)
+        except (RedisError, OSError, BackendError) as error:
+            await self._fail(batch, _told(error), was_up=was_up)
+        except asyncio.CancelledError:
+            await self._drop()
+            raise
+        except Exception as error:  # noqa: BLE001 - a reply nobody can read: whoever waits has to hear of it
+            await self._fail(batch, f"{type(error).__name__} in its reply", was_up=was_up)
+
+    async def _open(self) -> Any:
+        try:
+            connection = await self._connect()
+        except TimeoutError:
+            raise WireDown(f"Redis at {self._where}: no connection in time") from None
+        await self._check_version(connection)
+        return connection
+
+    async def _check_version(self, connection: Any) -> None:
+        """A server that is too old is said to be, once and clearly."""
+        await connection.send_packed_command(connection.pack_command("INFO", "server"), check_health=False)
+        try:
+            told = await connection.read_response(disable_decoding=True)
+        except ResponseError:
+            return  # no right to ask: what is missing will show
+        version = _field(told, b"redis_version").split(b".")
+        try:
+            too_old = tuple(int(part) for part in version[:2]) < _OLDEST
+        except ValueError:
+            return
+        if too_old:
+            await connection.disconnect(nowait=True)
+            shown = b".".join(version).decode("ascii", "replace")
+            raise WireDown(f"Redis at {self._where} is version {shown}; agent_cache needs 6.2 or later")
+
+    async def _send(self, batch: list[_Asked]) -> None:
+        asks_epoch = self._own_epoch is None and any(asked.wants_epoch for asked in batch)
+        connection = self._connection
+        commands = [_plain(command) for asked in batch for command in asked.commands]
+        if asks_epoch:
+            commands.append(("INFO", "replication"))
+        self._count()
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies = [await self._reply() for _ in commands]
+        unknown = [at for at, reply in enumerate(replies[: len(commands)]) if _is_no_script(reply)]
+        if unknown:
+            replies = await self._again(batch, replies, asks_epoch)
+        epoch: bytes | Exception | None = self._own_epoch
+        if asks_epoch:
+            epoch = self._epoch(replies.pop())
+        at = 0
+        for asked in batch:
+            mine = replies[at : at + len(asked.commands)]
+            at += len(asked.commands)
+            if asked.reply.done():
+                continue  # its caller has left
+            if asked.wants_epoch and isinstance(epoch, Exception):
+                asked.reply.set_exception(epoch)
+            else:
+                asked.reply.set_result(Replies(mine, epoch if isinstance(epoch, bytes) else None))
+
+    async def _again(self, batch: list[_Asked], replies: list[Any], asks_epoch: bool) -> list[Any]:
+        """The scripts Redis did not know (a restart, SCRIPT FLUSH) once more, in full; then the epoch, if it is wanted."""
+        connection = self._connection
+        commands = [command for asked in batch for command in asked.commands]
+        unknown = [at for at, reply in enumerate(replies[: len(commands)]) if _is_no_script(reply)]
+        anew: list[Command] = [("EVAL", commands[at][0].text, *commands[at][1:]) for at in unknown]
+        if asks_epoch:
+            anew.append(("INFO", "replication"))
+        await connection.send_packed_command(connection.pack_commands(anew), check_health=False)
+        for at in unknown:
+            replies[at] = await self._reply()
+        if asks_epoch:
+            replies[-1] = await self._reply()
+        return replies
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+
+    def _epoch(self, reply: Any) -> bytes | Exception:
+        if isinstance(reply, Exception) or not isinstance(reply, bytes):
+            text = (
+                f"Redis at {self._where} does not answer INFO replication ({_told(reply)}): nothing can be cached safely. "
+                "Allow INFO to this user, or give epoch= and change it whenever data may have been lost"
+            )
+            return BackendError(text)
+        role = _field(reply, b"role")
+        if role != b"master":
+            return WireDown(f"Redis at {self._where} is no primary (role {role.decode('ascii', 'replace')})", was_up=True)
+        return epoch_bytes(_field(reply, b"master_replid"))
+
+    async def _fail(self, batch: list[_Asked], why: str, *, was_up: bool) -> None:
+        await self._drop()
+        text = why if why.startswith("Redis at ") else f"Redis at {self._where}: {why}"
+        for asked in batch:
+            if not asked.reply.done():
+                asked.reply.set_exception(WireDown(text, was_up=was_up))
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect(nowait=True)
+            except Exception:  # noqa: BLE001 - it is gone either way
+                pass
+
+    async def reset(self) -> None:
+        """Drop the connection; the next to ask makes a new one."""
+        await self._drop()
+
+    async def close(self) -> None:
+        """Close the connection. A later :meth:`ask` opens it again."""
+        pump = self._pump
+        if pump is not None:
+            pump.cancel()
+            await asyncio.wait({pump})
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect()
+            except (RedisError, OSError):
+                pass
+
+
+def _plain(command: Command) -> Command:
+    script = command[0]
+    return ("EVALSHA", script.sha, *command[1:]) if isinstance(script, Script) else command
+
+
+def _is_no_script(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and ("NOSCRIPT" in str(reply) or type(reply).__name__ == "NoScriptError")
+
+
+def _field(info: bytes, name: bytes) -> bytes:
+    at = info.find(b"\n" + name + b":")
+    if at < 0:
+        return b""
+    start = at + len(name) + 2
+    return info[start : info.find(b"\r", start)]
+
+
+def _told(error: object) -> str:
+    """An error for people. redis-py puts no password into its texts, and neither do we."""
+    if isinstance(error, BackendError):
+        return str(error)
+    if isinstance(error, RedisConnectionError | OSError | RedisError):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
