@@ -4,7 +4,10 @@ A cache between an AI agent and its tools. Decorate reads with :class:`AgentCach
 :class:`AgentCacheInvalidator`, and wrap a run in :class:`AgentCacheSession`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from agent_cache.backends.memory import MemoryBackend
+from agent_cache.backends.tiered import TieredBackend
 from agent_cache.config import configure
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.errors import (
@@ -28,6 +31,10 @@ from agent_cache.model import (
 from agent_cache.reports import get_metrics, reset_metrics
 from agent_cache.session import AgentCacheSession, no_cache, refresh
 
+if TYPE_CHECKING:
+    from agent_cache.backends.disk import DiskBackend as DiskBackend
+    from agent_cache.backends.redis import RedisBackend as RedisBackend
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "MemoryBackend",
     "NoEffect",
     "Observer",
+    "TieredBackend",
     "UnkeyableArgumentError",
     "UnstorableResultError",
     "__version__",
@@ -56,3 +64,19 @@ __all__ = [
     "refresh",
     "reset_metrics",
 ]
+
+# Importable from here like the rest, and loaded when first asked for: they need sqlite3 and redis-py. Not in __all__,
+# so that a star import works where redis-py is not installed.
+_ON_DEMAND = {"DiskBackend": "agent_cache.backends.disk", "RedisBackend": "agent_cache.backends.redis"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        from importlib import import_module
+
+        return getattr(import_module(_ON_DEMAND[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND} - {"Any", "TYPE_CHECKING"})

@@ -6,13 +6,15 @@ In this order: the decorator's, the session's, ``configure(backend=...)``, ``AGE
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from agent_cache.backends.base import Backend
 from agent_cache.backends.memory import MemoryBackend
+from agent_cache.backends.tiered import TieredBackend
 from agent_cache.clock import seconds
 from agent_cache.context import cool_all
 from agent_cache.errors import ConfigurationError
@@ -20,7 +22,7 @@ from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Observer
 from agent_cache.notices import Notices
 
-__all__ = ["Settings", "backend_from_url", "configure", "settings"]
+__all__ = ["Settings", "backend_from_url", "configure", "settings", "tiered"]
 
 _UNSET: Any = object()
 MODES = ("on", "off")
@@ -51,7 +53,7 @@ class Settings:
                 fallback = self._fallback
                 if fallback is None:
                     url = os.environ.get("AGENT_CACHE_URL", "memory://")
-                    fallback = self._fallback = backend_from_url(url, "AGENT_CACHE_URL")
+                    fallback = self._fallback = backend_from_url(url, "AGENT_CACHE_URL", secret=self.secret)
         return fallback
 
     def forget_fallback(self) -> None:
@@ -61,21 +63,96 @@ class Settings:
 settings = Settings()
 
 
-def backend_from_url(url: str, parameter: str = "url") -> Backend:
-    """A backend from its URL: ``memory://`` (``?max_size=…&max_bytes=…``).
+_KNOWN = (
+    "this version knows memory:// (max_size, max_bytes), disk:///path (max_bytes), redis://, rediss://, unix://, "
+    "redis+cluster:// and redis+sentinel:// (prefix, coherence, near: entries of the near tier, 0 for none)"
+)
+
+
+def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -> Backend:
+    """A backend from its URL; what is not memory gets a near tier in memory before it, unless ``?near=0``.
+
+    ``memory://?max_size=…&max_bytes=…``, ``disk:///path/to/file?max_bytes=…``, ``redis://…?prefix=…&coherence=lease``,
+    with ``rediss``, ``unix``, ``redis+cluster`` and ``redis+sentinel`` in its place; ``near=`` is the number of entries
+    of the near tier.
 
     Raises:
         ConfigurationError: an unknown scheme or option.
+        ImportError: Redis without the ``redis`` extra.
     """
     parts = urlsplit(url)
-    if parts.scheme != "memory":
-        raise ConfigurationError(parameter, url, "this version knows memory:// (with ?max_size= and ?max_bytes=)")
-    options: dict[str, Any] = {}
-    for name, text in parse_qsl(parts.query):
-        if name not in ("max_size", "max_bytes") or not text.isdigit():
-            raise ConfigurationError(parameter, url, "memory:// takes max_size and max_bytes, whole numbers")
-        options[name] = int(text)
-    return MemoryBackend(**options)
+    scheme = parts.scheme
+    if scheme == "memory":
+        limits: dict[str, Any] = {**_numbers(url, parameter, parts.query, ("max_size", "max_bytes"))}
+        return MemoryBackend(**limits)
+    near: int | None = 10_000
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "near" in options:
+        near = _number(url, parameter, options.pop("near"), "near")
+    far: Backend
+    if scheme == "disk":
+        from agent_cache.backends.disk import DiskBackend
+
+        query = urlencode(options)
+        path = unquote(parts.netloc + parts.path)
+        if not path:
+            raise ConfigurationError(parameter, url, "name the file: disk:///path/to/cache.db")
+        limit: dict[str, Any] = {**_numbers(url, parameter, query, ("max_bytes",))}
+        far = DiskBackend(path, **limit, secret=secret or None)
+    elif scheme in ("redis", "rediss", "unix") or scheme.partition("+")[0] in ("redis", "rediss"):
+        from agent_cache.backends.redis import RedisBackend
+
+        ours: dict[str, Any] = {name: options.pop(name) for name in ("prefix", "coherence") if name in options}
+        plain = urlunsplit(parts._replace(query=urlencode(options)))
+        far = RedisBackend(plain, **ours, secret=secret or None)
+    else:
+        raise ConfigurationError(parameter, _shown(url), _KNOWN)
+    return TieredBackend(MemoryBackend(near), far) if near else far
+
+
+def _numbers(url: str, parameter: str, query: str, names: tuple[str, ...]) -> dict[str, int]:
+    options: dict[str, int] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in names:
+            raise ConfigurationError(parameter, _shown(url), f"it takes {' and '.join(names)}, whole numbers; {_KNOWN}")
+        options[name] = _number(url, parameter, text, name)
+    return options
+
+
+def _number(url: str, parameter: str, text: str, name: str) -> int:
+    if not text.isdigit():
+        raise ConfigurationError(parameter, _shown(url), f"{name} is a whole number")
+    return int(text)
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a password."""
+    before, at, behind = url.rpartition("@")
+    return f"{before.partition('://')[0]}://…@{behind}" if at else url
+
+
+_tiers: weakref.WeakKeyDictionary[Any, dict[int, TieredBackend]] = weakref.WeakKeyDictionary()
+
+
+def tiered(remote: Backend | None, backup: Backend | None) -> Backend:
+    """Memory before ``remote`` or ``backup``; with both, the copies near ``remote`` are kept in ``backup`` over restarts.
+
+    The same ones again give the same tier: tools that share a far tier share the near one.
+
+    Raises:
+        ConfigurationError: one that cannot stand behind a near tier.
+    """
+    far = remote if remote is not None else backup
+    assert far is not None  # noqa: S101 - asked only with one
+    if isinstance(far, TieredBackend):
+        return far
+    keep = backup if remote is not None else None
+    with settings.lock:
+        known = _tiers.setdefault(far, {})
+        tier = known.get(id(keep))
+        if tier is None:
+            tier = known[id(keep)] = TieredBackend(MemoryBackend(), far, keep=keep)
+        return tier
 
 
 def configure(
@@ -97,13 +174,19 @@ def configure(
         observers: receive one event per call. While there are any, no hit is answered on the fast path.
         default_ttl: seconds, for reads without a ``ttl``; None = no limit.
         on_unavailable: ``"proceed"`` or ``"refuse_writes"``: what a write does while a shared backend is out of reach.
-        secret: keys become keyed digests, so that nobody can guess arguments from a store.
+        secret: keys become keyed digests, so that nobody can guess arguments from a store; and a backend made from a
+            URL (here or by ``AGENT_CACHE_URL``) authenticates its entries with it. At most 64 bytes.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
     """
+    if secret is not _UNSET:
+        raw = secret.encode() if isinstance(secret, str) else (secret or b"")
+        if len(raw) > 64:
+            raise ConfigurationError("secret", "…", "give at most 64 bytes")
+        settings.secret = raw
     if backend is not _UNSET:
-        made = backend_from_url(backend, "backend") if isinstance(backend, str) else backend
+        made = backend_from_url(backend, "backend", secret=settings.secret) if isinstance(backend, str) else backend
         if made is not None and not hasattr(made, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend(), a URL, or None")
         settings.backend = made
@@ -128,11 +211,6 @@ def configure(
         if on_unavailable not in ("proceed", "refuse_writes"):
             raise ConfigurationError("on_unavailable", on_unavailable, "give 'proceed' or 'refuse_writes'")
         settings.on_unavailable = on_unavailable
-    if secret is not _UNSET:
-        raw = secret.encode() if isinstance(secret, str) else (secret or b"")
-        if len(raw) > 64:
-            raise ConfigurationError("secret", "…", "give at most 64 bytes")
-        settings.secret = raw
     name = settings.namespace.encode("utf-8", "surrogatepass")
     settings.key_space = len(name).to_bytes(4, "big") + name if name else b""
     cool_all()

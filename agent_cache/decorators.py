@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
+from agent_cache.config import tiered
 from agent_cache.context import current_view
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
@@ -90,8 +91,8 @@ class AgentCache:
         ttl: seconds an answer may be served; None = until it is invalidated (or ``configure(default_ttl=...)``).
         maxsize: this tool's entries at most, over all scopes; None leaves it to the backend.
         skip_args: leave the first N positional parameters out of the key (1 for ``self``).
-        backup: a disk backend behind memory; see the raises.
-        remote_cache: a Redis backend behind memory; see the raises.
+        backup: a ``DiskBackend`` behind memory; beside ``remote_cache`` it keeps the near copies over restarts.
+        remote_cache: a ``RedisBackend`` behind memory. Tools that name the same one share the memory before it.
         backend: where answers are kept; else the session's, else the configured one, else memory.
         ignore: names of parameters left out of the key.
         stale_while_revalidate: seconds; see the raises.
@@ -107,8 +108,8 @@ class AgentCache:
     is left out of the key they take the arguments after ``self``, all but ``uncached``, which is the function itself.
 
     Raises:
-        ConfigurationError: at decoration, naming the parameter, the value and the fix. ``backup``, ``remote_cache``,
-            ``stale_while_revalidate`` and ``stale_if_error`` are not available in this version and say so.
+        ConfigurationError: at decoration, naming the parameter, the value and the fix. ``stale_while_revalidate`` and
+            ``stale_if_error`` are not available in this version and say so.
     """
 
     def __init__(
@@ -139,14 +140,16 @@ class AgentCache:
         self._maxsize = checked_maxsize(maxsize)
         self._jitter = checked_fraction(jitter, "jitter")
         checked_callable(cache_if, "cache_if", "lambda result: result is not None")
-        for name, given in (("backup", backup), ("remote_cache", remote_cache)):
-            if given is not None:
-                raise ConfigurationError(name, given, "tiers are not available in this version; use backend=")
         for name, number in (("stale_while_revalidate", stale_while_revalidate), ("stale_if_error", stale_if_error)):
             if number:
                 raise ConfigurationError(name, number, "is not available in this version; leave it at 0")
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        for name, given in (("backup", backup), ("remote_cache", remote_cache)):
+            if given is not None and backend is not None:
+                raise ConfigurationError(name, given, "give either backend=, or what stands behind memory")
+        if remote_cache is not None or backup is not None:
+            backend = tiered(remote_cache, backup)
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
             raise ConfigurationError("codec", codec, "give an object with encode(value) -> bytes and decode(bytes)")
         if cost is not None and (isinstance(cost, bool) or not isinstance(cost, (int, float)) or cost < 0):

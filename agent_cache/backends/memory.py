@@ -245,6 +245,14 @@ class MemoryStore:
             self._forget_settled()
             self._move(self._records_of(tags), nonce(), writer)
 
+    def move_known(self, tags: Sequence[Tag], writer: str) -> None:
+        """:meth:`move` those tags that something here depends on; the others have no record, and need none."""
+        with self._lock:
+            known = self._records
+            records = [record for tag in tags if (record := known.get(tag)) is not None]
+            if records:
+                self._move(records, nonce(), writer)
+
     def drop_chain(self, chain: Chain) -> None:
         """Delete the entries of one chain."""
         with self._lock:

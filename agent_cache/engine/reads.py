@@ -119,6 +119,8 @@ def _cached(
     arrived = FLIGHTS.arrival()
     if call.dies_with_session and view.session is not None:
         view.session.used[id(call.backend)] = call.backend
+    if not call.backend.in_process and (bound := getattr(call.backend, "bound_group", None)) is not None:
+        bound(tool.group, tool.policy.maxsize)
     watched: Flight | None = None
     refresh = view.mode == "refresh"
     if refresh:  # a load that began before must not come after ours and undo it

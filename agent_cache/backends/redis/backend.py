@@ -219,6 +219,8 @@ class RedisBackend(KeyValueSurface):
             epoch=None if epoch is None else epoch_bytes(epoch),
         )
         super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"))
+        self.serves_near_tier = False
+        """Whether copies are kept near, so that it matters how long an entry still lives."""
         self._patience = _PATIENCE
         self._skew_ms = 0  # tests let time pass with it
         self._keep_ms = round(self._max_ttl * 1000) + _HOUR
@@ -270,14 +272,14 @@ class RedisBackend(KeyValueSurface):
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
         plan = self._plan(tags)
-        raw, records, epoch = await self._read(key, plan)
+        raw, left, records, epoch = await self._read(key, plan)
         why, dropped_by, entry = "absent", None, None
         if raw is not None and key is not None:
             entry = read_entry(raw, self._seal, self._bound(key, plan))
             if entry is None:
                 self._corrupt += 1
             elif entry.stamp == _stamp(epoch, records):
-                found = self._found(entry, codec)
+                found = self._found(entry, codec, left)
                 if found is not None:
                     return found
             else:
@@ -285,11 +287,9 @@ class RedisBackend(KeyValueSurface):
         token = await self._token(plan, records, epoch)
         return Blocked() if token is None else Missing(token, why, dropped_by)
 
-    async def revalidate(
-        self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable
-    ) -> Lookup | Same:
+    async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
-        _, records, epoch = await self._read(None, self._plan(tags))
+        _, _, records, epoch = await self._read(None, self._plan(tags))
         if _stamp(epoch, records) == stamp:
             return Same()
         return await self.lookup(key, tags, codec)
@@ -537,30 +537,36 @@ class RedisBackend(KeyValueSurface):
     def _ids(plan: _Plan, group: _Group) -> bytes:
         return b"".join([plan.ids[at] for at in group.positions])
 
-    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, list[TagRecord | None], bytes]:
-        """An entry's raw bytes, its tags, and the epoch of those who answered."""
-        asked: list[tuple[bytes, Command]] = []
+    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, Any, list[TagRecord | None], bytes]:
+        """An entry's raw bytes, its remaining ms where a near tier needs them, its tags, the epoch of who answered."""
+        asked: list[tuple[bytes, list[Command]]] = []
         for group in plan.groups:
-            entry = (self._names.entry(plan.home, key),) if key is not None and group.slot == plan.home else ()
-            asked.append((group.slot, ("MGET", *entry, *group.keys)))
+            if key is None or group.slot != plan.home:
+                asked.append((group.slot, [("MGET", *group.keys)]))
+                continue
+            entry = self._names.entry(plan.home, key)
+            life: list[Command] = [("PTTL", entry)] if self.serves_near_tier else []
+            asked.append((group.slot, [("MGET", entry, *group.keys), *life]))
         replies: list[Replies]
         if len(asked) == 1:
-            replies = [await self._links.ask(asked[0][0], [asked[0][1]], wants_epoch=True)]
+            replies = [await self._links.ask(asked[0][0], asked[0][1], wants_epoch=True)]
         else:
             replies = list(
-                await asyncio.gather(*(self._links.ask(slot, [command], wants_epoch=True) for slot, command in asked))
+                await asyncio.gather(*(self._links.ask(slot, commands, wants_epoch=True) for slot, commands in asked))
             )
         raw: Any = None
+        left: Any = None
         records: list[TagRecord | None] = [None] * len(plan.ids)
         epochs: list[bytes] = []
         for group, reply in zip(plan.groups, replies, strict=True):
             values = list(reply.values[0])
             if key is not None and group.slot == plan.home:
                 raw = values.pop(0)
+                left = reply.values[1] if self.serves_near_tier else None
             for at, value in zip(group.positions, values, strict=True):
                 records[at] = read_tag(value)
             epochs.append(reply.epoch or b"")
-        return raw, records, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
+        return raw, left, records, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
 
     async def _token(self, plan: _Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
         """The token to load under; None while somebody writes. Records that are missing are minted."""
@@ -589,7 +595,7 @@ class RedisBackend(KeyValueSurface):
                     fences[at] = answer[NONCE * (count + number) : NONCE * (count + number + 1)]
         return Token(plan, epoch + b"".join(versions), tuple(fences))
 
-    def _found(self, entry: EntryRecord, codec: ToolCodec) -> Found | None:
+    def _found(self, entry: EntryRecord, codec: ToolCodec, left_ms: int | None) -> Found | None:
         try:
             stored = codec.thaw_payload(entry.payload)
         except UnstorableResultError:
@@ -597,6 +603,8 @@ class RedisBackend(KeyValueSurface):
             return None
         age = max(0.0, self._wall() - entry.created)
         left = max(0.0, entry.ttl - age) if entry.ttl else None
+        if left is not None and left_ms is not None:  # by the server's clock: what a near copy lives by
+            left = max(0.001, left_ms / 1000)
         return Found(stored, age, left, entry.load_seconds, None, entry.stamp)
 
     def _bound(self, key: bytes, plan: _Plan) -> bytes:
@@ -668,4 +676,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-

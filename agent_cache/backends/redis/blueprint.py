@@ -68,7 +68,8 @@ class Blueprint:
         if self.kind != "sentinel":
             return self.nodes[0]
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
-        asked = redis_sentinel.Sentinel(self.nodes, sentinel_kwargs={**self.sentinel_options, **timeouts})
+        sentinel_class: Any = redis_sentinel.Sentinel
+        asked = sentinel_class(self.nodes, sentinel_kwargs={**self.sentinel_options, **timeouts})
         try:
             address: Address = await asked.discover_master(self.service)
             return address
@@ -102,7 +103,7 @@ def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
     if scheme not in ("redis", "rediss", "unix"):
         raise ConfigurationError("url", without_password(url), _FIX)
     try:
-        options = dict(redis_connection.parse_url(url))
+        options: dict[str, Any] = {**redis_connection.parse_url(url)}
     except ValueError as error:
         raise ConfigurationError("url", without_password(url), f"{error}; {_FIX}") from None
     made = options.pop("connection_class", redis_connection.Connection)
@@ -138,7 +139,9 @@ def _of_many(url: str, scheme: str, secure: bool, given: Mapping[str, Any]) -> B
         service = unquote(path.pop(0))
     if path:
         if not path[0].isdigit() or (scheme.endswith("cluster") and path[0] != "0"):
-            raise ConfigurationError("url", without_password(url), f"the database must be a number, 0 on a cluster; {_FIX}")
+            raise ConfigurationError(
+                "url", without_password(url), f"the database must be a number, 0 on a cluster; {_FIX}"
+            )
         options["db"] = int(path[0])
     options.update({name: value for name, value in given.items() if value is not None and name not in ("host", "port")})
     made: Any = redis_connection.SSLConnection if secure else redis_connection.Connection
@@ -150,9 +153,13 @@ def _of_many(url: str, scheme: str, secure: bool, given: Mapping[str, Any]) -> B
 
 def _of_client(client: Any) -> Blueprint:
     """How a redis-py asyncio client connects; its own connections stay its own."""
-    startup = getattr(client, "startup_nodes", None) or getattr(getattr(client, "nodes_manager", None), "startup_nodes", None)
+    startup = getattr(client, "startup_nodes", None) or getattr(
+        getattr(client, "nodes_manager", None), "startup_nodes", None
+    )
     if startup is not None:  # RedisCluster
-        nodes = [(str(node.host), int(node.port)) for node in (startup.values() if isinstance(startup, dict) else startup)]
+        nodes = [
+            (str(node.host), int(node.port)) for node in (startup.values() if isinstance(startup, dict) else startup)
+        ]
         given = dict(getattr(client, "connection_kwargs", {}))
         made = given.pop("connection_class", None) or (
             redis_connection.SSLConnection if given.get("ssl") else redis_connection.Connection
@@ -173,9 +180,7 @@ def _of_client(client: Any) -> Blueprint:
         secure = issubclass(made, redis_connection.SSLConnection)
         plain: Any = redis_connection.SSLConnection if secure else redis_connection.Connection
         return Blueprint("sentinel", nodes, options, plain, str(pool.service_name), sentinel)
-    return Blueprint(
-        "standalone", [(str(given.get("host", "localhost")), int(given.get("port", 6379)))], options, made
-    )
+    return Blueprint("standalone", [(str(given.get("host", "localhost")), int(given.get("port", 6379)))], options, made)
 
 
 def _checked(options: dict[str, Any], connection_class: Any, url: str) -> dict[str, Any]:

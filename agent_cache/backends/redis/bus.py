@@ -103,7 +103,9 @@ class Bus:
             if not alarmed and uptime() - deaf_since > _DEAF_AFTER:
                 alarmed = True
                 self.deaf_alarms += 1
-                text = "the backplane at %s has been deaf for %.0f s (%s): near tiers ask Redis for every read meanwhile"
+                text = (
+                    "the backplane at %s has been deaf for %.0f s (%s): near tiers ask Redis for every read meanwhile"
+                )
                 log.warning(text, self._blueprint.describe(), uptime() - deaf_since, self._last_error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -99,12 +99,12 @@ class KeyValueSurface:
 
     async def delete_pattern(self, pattern: str) -> int:
         """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
-        found = [key async for key in self.keys() if fnmatch.fnmatchcase(key, pattern)]  # noqa: SIM118 - a method
+        found = [key async for key in self.keys() if fnmatch.fnmatchcase(key, pattern)]
         return await self._unlink([self._names.value(key) for key in found])
 
     async def count(self) -> int:
         """How many keys the key-value cache has."""
-        return sum([1 async for _ in self.keys()])  # noqa: SIM118 - a method, not a dict's view
+        return sum([1 async for _ in self.keys()])
 
     async def _drop_everything(self) -> None:
         """Values, entries and leads under the prefix; tag records stay, they are what keeps old loads out."""
@@ -116,9 +116,7 @@ class KeyValueSurface:
         removed = 0
         for some in _batched(names):
             if self._links.sharded:
-                replies = await asyncio.gather(
-                    *(self._links.ask(_slot(name), [("UNLINK", name)]) for name in some)
-                )
+                replies = await asyncio.gather(*(self._links.ask(_slot(name), [("UNLINK", name)]) for name in some))
                 removed += sum(int(reply.values[0]) for reply in replies)
             else:
                 removed += int((await self._links.ask(b"", [("UNLINK", *some)])).values[0])

@@ -13,14 +13,13 @@ import random
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
 
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from agent_cache.backends.portal import PORTAL
 from agent_cache.backends.redis.blueprint import Address, Blueprint
-from agent_cache.backends.redis.wire import Command, Replies, Wire, WireDown
+from agent_cache.backends.redis.wire import Command, Replies, Wire, WireDownError
 from agent_cache.errors import BackendError
 
 __all__ = ["Links"]
@@ -54,9 +53,7 @@ class _LoopWires:
 class Links:
     """How the backend asks Redis."""
 
-    def __init__(
-        self, blueprint: Blueprint, *, connect_timeout: float, op_timeout: float, epoch: bytes | None
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, *, connect_timeout: float, op_timeout: float, epoch: bytes | None) -> None:
         self.blueprint = blueprint
         self.where = blueprint.describe()
         self.sharded = blueprint.kind == "cluster"
@@ -89,15 +86,15 @@ class Links:
             BackendError: Redis is away, or refused one of the commands.
         """
         if self._down is not None:
-            raise WireDown(self._down)
+            raise WireDownError(self._down)
         try:
             try:
                 return await self._ask(slot, commands, wants_epoch)
-            except WireDown as error:
+            except WireDownError as error:
                 if not error.was_up:
                     raise
                 return await self._ask(slot, commands, wants_epoch)
-        except WireDown as error:
+        except WireDownError as error:
             self._trip(str(error))
             raise
 
@@ -116,8 +113,8 @@ class Links:
                 async with asyncio.timeout(max(0.05, until - loop.time())):
                     return await self._ask(slot, commands(), wants_epoch)
             except TimeoutError:
-                raise WireDown(f"Redis at {self.where}: no answer within {patience} s") from None
-            except WireDown as error:
+                raise WireDownError(f"Redis at {self.where}: no answer within {patience} s") from None
+            except WireDownError as error:
                 if loop.time() + _PATIENCE_PAUSE > until:
                     self._trip(str(error))
                     raise
@@ -129,7 +126,7 @@ class Links:
             wire = self._wire(address)
             try:
                 replies = await wire.ask(commands, wants_epoch=wants_epoch)
-            except WireDown:
+            except WireDownError:
                 self._slots = []  # a failover may have given the slot another server
                 raise
             refused = next((reply for reply in replies.values if isinstance(reply, ResponseError)), None)
@@ -144,9 +141,9 @@ class Links:
             ):
                 await wire.reset()  # a demoted primary, a slot on the move: look again who is in charge
                 self._slots = []
-                raise WireDown(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)
+                raise WireDownError(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)
             raise BackendError(f"Redis at {self.where} refused a command: {type(refused).__name__}: {text[:300]}")
-        raise WireDown(f"Redis at {self.where}: the slot keeps moving")
+        raise WireDownError(f"Redis at {self.where}: the slot keeps moving")
 
     def _wire(self, address: Address | None) -> Wire:
         loop = asyncio.get_running_loop()
@@ -185,7 +182,7 @@ class Links:
                 if first <= number <= last:
                     return address
             await self._learn_slots()
-        raise WireDown(f"Redis at {self.where}: no server owns slot {number}", was_up=True)
+        raise WireDownError(f"Redis at {self.where}: no server owns slot {number}", was_up=True)
 
     async def _learn_slots(self) -> None:
         error: BackendError | None = None
@@ -193,7 +190,7 @@ class Links:
         for node in known:
             try:
                 replies = await self._wire(node).ask([("CLUSTER", "SLOTS")])
-            except WireDown as failed:
+            except WireDownError as failed:
                 error = failed
                 continue
             rows = replies.values[0]
@@ -206,7 +203,7 @@ class Links:
                 if address not in self.blueprint.nodes:
                     self.blueprint.nodes.append(address)
             return
-        raise error or WireDown(f"Redis at {self.where}: no node answers")
+        raise error or WireDownError(f"Redis at {self.where}: no node answers")
 
     async def primaries(self) -> list[bytes]:
         """A slot's name for each server that has to be asked to reach all keys."""

@@ -87,9 +87,7 @@ return 0
 )
 
 # KEYS: lead. ARGV: 1 who.
-RELEASE = Script.of(
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-)
+RELEASE = Script.of("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
 
 # KEYS: lead. ARGV: 1 who, 2 lease ms.
 PROLONG = Script.of(

@@ -19,7 +19,7 @@ from agent_cache.backends.redis.records import epoch_bytes
 from agent_cache.backends.redis.scripts import Script
 from agent_cache.errors import BackendError
 
-__all__ = ["Command", "Replies", "Wire", "WireDown"]
+__all__ = ["Command", "Replies", "Wire", "WireDownError"]
 
 Command = tuple[Any, ...]
 """``(name, argument, …)``; a script is ``(script, number of keys, key, …, argument, …)``."""
@@ -27,7 +27,7 @@ _MAX_BATCH = 2_000
 _OLDEST = (6, 2)
 
 
-class WireDown(BackendError):
+class WireDownError(BackendError):
     """The connection could not be made, was lost, or said nothing in time.
 
     ``was_up``: it had worked before and was lost at once, so a new one may well work.
@@ -80,7 +80,7 @@ class Wire:
         """Send and wait for all replies.
 
         Raises:
-            WireDown: nothing, or not all, came back; what was sent may have been carried out.
+            WireDownError: nothing, or not all, came back; what was sent may have been carried out.
         """
         asked = _Asked(commands, wants_epoch, asyncio.get_running_loop().create_future())
         self._queue.append(asked)
@@ -98,7 +98,7 @@ class Wire:
             self._pump = None
             for asked in (*batch, *self._queue):  # nobody waits for ever: the loop is closing, or this is a bug of ours
                 if not asked.reply.done():
-                    asked.reply.set_exception(WireDown(f"Redis at {self._where}: the connection was closed"))
+                    asked.reply.set_exception(WireDownError(f"Redis at {self._where}: the connection was closed"))
             self._queue = []
 
     async def _carry(self, batch: list[_Asked]) -> None:
@@ -122,7 +122,7 @@ class Wire:
         try:
             connection = await self._connect()
         except TimeoutError:
-            raise WireDown(f"Redis at {self._where}: no connection in time") from None
+            raise WireDownError(f"Redis at {self._where}: no connection in time") from None
         await self._check_version(connection)
         return connection
 
@@ -141,7 +141,7 @@ class Wire:
         if too_old:
             await connection.disconnect(nowait=True)
             shown = b".".join(version).decode("ascii", "replace")
-            raise WireDown(f"Redis at {self._where} is version {shown}; agent_cache needs 6.2 or later")
+            raise WireDownError(f"Redis at {self._where} is version {shown}; agent_cache needs 6.2 or later")
 
     async def _send(self, batch: list[_Asked]) -> None:
         asks_epoch = self._own_epoch is None and any(asked.wants_epoch for asked in batch)
@@ -199,7 +199,9 @@ class Wire:
             return BackendError(text)
         role = _field(reply, b"role")
         if role != b"master":
-            return WireDown(f"Redis at {self._where} is no primary (role {role.decode('ascii', 'replace')})", was_up=True)
+            return WireDownError(
+                f"Redis at {self._where} is no primary (role {role.decode('ascii', 'replace')})", was_up=True
+            )
         return epoch_bytes(_field(reply, b"master_replid"))
 
     async def _fail(self, batch: list[_Asked], why: str, *, was_up: bool) -> None:
@@ -207,7 +209,7 @@ class Wire:
         text = why if why.startswith("Redis at ") else f"Redis at {self._where}: {why}"
         for asked in batch:
             if not asked.reply.done():
-                asked.reply.set_exception(WireDown(text, was_up=was_up))
+                asked.reply.set_exception(WireDownError(text, was_up=was_up))
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,0 +1,394 @@
+"""A near tier in the process before a far one that others share.
+
+Read: near copy → is its stamp current? (``strict``: the far tier is asked, without the payload; ``lease``: the bus has
+proven that nothing was missed) → far lookup → near copy. Write: far first, then near. The near tier is a
+:class:`MemoryBackend` under tags of its own, which move with every local write and everything the bus tells, so a copy
+that was fetched while a tag moved is not kept.
+
+An optional third store keeps the near tier's copies over restarts; one of those counts only while the far tier says that
+its stamp is current. What a far tier guarantees is its own business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import time
+import weakref
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+from agent_cache.backends.base import (
+    Backend,
+    Found,
+    KeyValue,
+    Lead,
+    Leading,
+    Lookup,
+    Missing,
+    NewEntry,
+    Revalidating,
+    Same,
+    Taken,
+    Token,
+    Window,
+)
+from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
+from agent_cache.backends.portal import BlockingFace
+from agent_cache.clock import uptime
+from agent_cache.codecs import Stored, ToolCodec
+from agent_cache.errors import AgentCacheError, ConfigurationError
+from agent_cache.tags import EVERYONE, Chain, Tag
+
+__all__ = ["TieredBackend"]
+
+log = logging.getLogger("agent_cache")
+
+
+class _Ear(Protocol):
+    """What proves that nothing was missed: ``proven`` is the uptime up to which that is known."""
+
+    proven: float
+    lease: float
+
+
+class TieredToken:
+    """The far tier's token, and the near tier's of the moment before it was asked."""
+
+    __slots__ = ("far", "near")
+
+    def __init__(self, far: Token, near: Token | None) -> None:
+        self.far = far
+        self.near = near
+
+    @property
+    def stamp(self) -> Hashable:
+        return self.far.stamp
+
+    def __hash__(self) -> int:
+        return hash(self.far)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TieredToken) and self.far == other.far
+
+
+class TieredBackend:
+    """Memory before Redis or disk.
+
+    Args:
+        near: a :class:`MemoryBackend`, for this tier alone; its limits bound what is kept in the process.
+        far: a backend that can revalidate: ``RedisBackend`` or ``DiskBackend``. Its ``coherence`` decides whether it is
+            asked on every read (``"strict"``) or not while the bus is known to be alive (``"lease"``).
+        keep: a ``DiskBackend`` that keeps the near tier's copies over restarts.
+
+    By itself a key-value cache too: those values go to the far tier only, so every process sees the same.
+
+    Raises:
+        ConfigurationError: a near tier that is not memory, a far one that cannot revalidate.
+    """
+
+    in_process = False
+
+    def __init__(self, near: MemoryBackend, far: Backend, *, keep: Any = None) -> None:
+        if not isinstance(near, MemoryBackend):
+            raise ConfigurationError("near", near, "give a MemoryBackend() of its own")
+        if not isinstance(far, Revalidating) or not isinstance(far, Leading):
+            raise ConfigurationError("far", far, "give a RedisBackend or a DiskBackend")
+        if keep is not None and not isinstance(keep, KeyValue):
+            raise ConfigurationError("keep", keep, "give a DiskBackend")
+        self.near = near
+        self.far: Any = far
+        self.keep: Any = keep
+        self.coherence: str = getattr(far, "coherence", "strict")
+        self._store: MemoryStore = near.sync
+        self._ear: _Ear | None = None
+        self._near_hits = self._far_hits = self._revalidated = 0
+        self._bounds: dict[str, int | None] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._face = BlockingFace(self)
+        tier: Any = self.far
+        tier.serves_near_tier = True
+        if self.coherence == "lease":
+            self._store.hot_clock = self._leased_clock
+        _tiers.add(self)
+
+    def __repr__(self) -> str:
+        return f"TieredBackend({self.near!r}, {self.far!r})"
+
+    @property
+    def sync(self) -> BlockingFace:
+        """The same surface for code without an event loop."""
+        return self._face
+
+    async def __aenter__(self) -> TieredBackend:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect the far tier now, and in lease mode its bus."""
+        await self.far.connect()
+        if self.coherence == "lease":
+            self._listen()
+
+    async def close(self) -> None:
+        """Close the far tier (and the one that keeps copies); what is near is forgotten."""
+        self._ear = None
+        self._store.clear()
+        await self.far.close()
+        if self.keep is not None:
+            await self.keep.close()
+
+    # -- proof ----------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._ear is None:
+            held = weakref.ref(self)
+
+            def heard(ids: Sequence[bytes]) -> None:
+                tier = held()
+                if tier is not None:
+                    tier._moved(ids)
+
+            def lost() -> None:
+                tier = held()
+                if tier is not None:
+                    tier._store.clear()
+
+            self._ear = self.far.listen(heard, lost)
+
+    def _is_proven(self) -> bool:
+        """Whether every invalidation up to a lease ago has been heard. Asked before a copy is looked at, never after."""
+        ear = self._ear
+        return ear is not None and uptime() < ear.proven + ear.lease
+
+    def _leased_clock(self) -> float:
+        """The near tier's time; infinity, at which everything has expired, while nothing is proven."""
+        return self._store.clock() if self._is_proven() else math.inf
+
+    # -- the protocol ---------------------------------------------------------------------------------------------------
+
+    def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
+        ids: tuple[bytes, ...] = self.far.tag_ids(tags)
+        return ids
+
+    async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        """A copy that is known to be current, else what the far tier says."""
+        near_tags = self._near_tags(tags)
+        if self.coherence == "lease":
+            self._listen()
+            if key is not None and self._is_proven():
+                copy = self._store.lookup(key, near_tags, codec)
+                if isinstance(copy, Found):
+                    self._near_hits += 1
+                    copy.stamp = cast(Entry, copy.near).stamp
+                    return copy
+        if key is None:
+            return self._with_token(await self.far.lookup(None, tags, codec), self._snapshot(near_tags, codec))
+        snapshot = self._snapshot(near_tags, codec)
+        copy = self._store.lookup(key, near_tags, codec)
+        stamp: Hashable = None
+        if isinstance(copy, Found):
+            stamp = cast(Entry, copy.near).stamp
+        elif self.keep is not None:
+            copy, stamp = await self._kept(key, codec) or (copy, None)
+        if not isinstance(copy, Found):
+            return self._taken_over(key, tags, await self.far.lookup(key, tags, codec), snapshot)
+        answer = await self.far.revalidate(key, tags, codec, stamp)
+        if isinstance(answer, Same):
+            self._revalidated += 1
+            self._near_hits += 1
+            if copy.near is None:  # a copy from before the restart: near again
+                self._put(key, tags, snapshot, copy, stamp)
+            copy.stamp = stamp
+            copy.near = copy.near if self.coherence == "lease" else None
+            return copy
+        return self._taken_over(key, tags, answer, snapshot)
+
+    def _taken_over(self, key: bytes, tags: Sequence[Tag], answer: Lookup, snapshot: Token | None) -> Lookup:
+        if isinstance(answer, Found):
+            self._far_hits += 1
+            self._put(key, tags, snapshot, answer, answer.stamp)
+            answer.near = None
+            return answer
+        return self._with_token(answer, snapshot)
+
+    def _put(self, key: bytes, tags: Sequence[Tag], snapshot: Token | None, found: Found, stamp: Hashable) -> None:
+        """Keep a copy near, unless a tag moved here since the far tier was asked."""
+        if snapshot is None:
+            return
+        group = next((path[0][1:] for _, _, path in tags if path and path[0].startswith("#")), "")
+        chain = tags[-1][1] if tags else EVERYONE
+        maxsize = self._bounds.get(group)
+        new = NewEntry(key, found.stored, found.ttl_left, found.load_seconds, group, maxsize, chain, None, stamp)
+        self._store.fill(snapshot, new)
+
+    def bound_group(self, group: str, maxsize: int | None) -> None:
+        """How many near copies one tool may have; the far tier is not bounded by tool."""
+        self._bounds[group] = maxsize
+
+    def _near_tags(self, tags: Sequence[Tag]) -> Sequence[Tag]:
+        """The near tier's tags: what the bus calls them."""
+        return cast(Sequence[Tag], self.far.tag_ids(tags))
+
+    def _snapshot(self, near_tags: Sequence[Tag], codec: ToolCodec) -> Token | None:
+        """The near tier's token of now; None while a write runs here."""
+        answer = self._store.lookup(None, near_tags, codec)
+        return answer.token if isinstance(answer, Missing) else None
+
+    @staticmethod
+    def _with_token(answer: Lookup, snapshot: Token | None) -> Lookup:
+        if isinstance(answer, Missing):
+            answer.token = TieredToken(answer.token, snapshot)
+        return answer
+
+    async def fill(self, token: Token, entry: NewEntry) -> bool:
+        """Far, then near; what the far tier refuses is not kept near either."""
+        mine = cast(TieredToken, token)
+        if not await self.far.fill(mine.far, entry):
+            return False
+        if mine.near is not None:
+            self._store.fill(mine.near, replace(entry, stamp=mine.far.stamp, lead=None))
+        if self.keep is not None:
+            self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry.stored, entry.ttl, entry.load_seconds)
+        return True
+
+    async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
+        lead: Lead | Taken = await self.far.lead(key, tags, cast(TieredToken, token).far)
+        return lead
+
+    def release(self, lead: Lead) -> None:
+        self.far.release(lead)
+
+    async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
+        """Open the far tier's window; nothing near survives it."""
+        try:
+            window: Window = await self.far.begin(tags, writer)
+            return window
+        finally:  # a read that the far tier answered before may have put its copy near meanwhile
+            self._forget(tags, writer)
+
+    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
+        await self.far.end(window, unknown=unknown, no_effect=no_effect)
+
+    async def move(self, tags: Sequence[Tag], writer: str) -> None:
+        self._forget(tags, writer)
+        try:
+            await self.far.move(tags, writer)
+        finally:
+            self._forget(tags, writer)
+
+    async def drop_chain(self, chain: Chain) -> None:
+        self._store.drop_chain(chain)
+        await self.far.drop_chain(chain)
+
+    def _forget(self, tags: Sequence[Tag], writer: str) -> None:
+        self._store.move_known(self._near_tags(tags), writer)
+
+    def _moved(self, ids: Sequence[bytes]) -> None:
+        """The bus said so."""
+        self._store.move_known(cast(Sequence[Tag], ids), "a write")
+
+    # -- copies that outlive the process --------------------------------------------------------------------------------
+
+    def _keep_copy(self, key: bytes, stamp: Hashable, stored: Stored, ttl: float | None, load_seconds: float) -> None:
+        """Written behind; losing one is a miss."""
+
+        async def keep() -> None:
+            try:
+                until = None if ttl is None else time.time() + ttl
+                await self.keep.set(_COPY + key.hex(), (stamp, stored.payload(), until, load_seconds), ttl)
+            except AgentCacheError as error:
+                log.debug("a copy was not kept over restarts: %s", error)
+
+        task = asyncio.get_running_loop().create_task(keep())
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _kept(self, key: bytes, codec: ToolCodec) -> tuple[Found, Hashable] | None:
+        """A copy from before the restart, and its stamp: whether that is current is for the far tier to say."""
+        try:
+            kept = await self.keep.get(_COPY + key.hex())
+            if kept is None:
+                return None
+            stamp, payload, until, load_seconds = kept
+            stored = codec.thaw_payload(payload)
+            left = None if until is None else until - time.time()
+            if left is not None and left <= 0:
+                return None
+            return Found(stored, 0.0, left, float(load_seconds), None, stamp), stamp
+        except (AgentCacheError, TypeError, ValueError) as error:
+            log.debug("a kept copy cannot be used: %s", error)
+            return None
+
+    # -- a plain key-value cache: the far tier's --------------------------------------------------------------------------
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The far tier's value; ``default`` when there is none or it has expired."""
+        return await self.far.get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        await self.far.set(key, value, ttl)
+
+    async def delete(self, key: str) -> bool:
+        return bool(await self.far.delete(key))
+
+    async def exists(self, key: str) -> bool:
+        return bool(await self.far.exists(key))
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        values: dict[str, Any] = await self.far.get_many(keys)
+        return values
+
+    async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
+        await self.far.set_many(items, ttl)
+
+    async def delete_pattern(self, pattern: str) -> int:
+        return int(await self.far.delete_pattern(pattern))
+
+    async def count(self) -> int:
+        return int(await self.far.count())
+
+    async def keys(self) -> AsyncIterator[str]:
+        async for key in self.far.keys():
+            yield key
+
+    async def clear(self) -> None:
+        """Drop every entry in all tiers. Loads under way are not kept."""
+        self._store.clear()
+        await self.far.clear()
+        self._store.clear()
+        if self.keep is not None:
+            await self.keep.delete_pattern(_COPY + "*")
+
+    async def stats(self) -> dict[str, Any]:
+        """The far tier's, and beside them ``near_hits`` (``revalidated`` of those after asking), ``far_hits`` and ``near``."""
+        far: dict[str, Any] = await self.far.stats()
+        return {
+            **far,
+            "backend": f"tiered over {far['backend']}",
+            "coherence": self.coherence,
+            "near_hits": self._near_hits,
+            "revalidated": self._revalidated,
+            "far_hits": self._far_hits,
+            "near": self._store.stats(),
+            "proven": self._is_proven() if self.coherence == "lease" else None,
+        }
+
+
+_COPY = "near-copy:"
+_tiers: weakref.WeakSet[TieredBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for tier in list(_tiers):
+        tier._ear = None  # a child hears nothing of what its parent hears
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
