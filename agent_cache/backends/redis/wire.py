@@ -75,6 +75,8 @@ class Wire:
         self._queue: list[_Asked] = []
         self._pump: asyncio.Task[None] | None = None
         self._connection: Any = None
+        self._progress = 0
+        self._watch: asyncio.TimerHandle
 
     async def ask(self, commands: Sequence[Command], *, wants_epoch: bool = False) -> Replies:
         """Send and wait for all replies.
@@ -106,8 +108,14 @@ class Wire:
         try:
             if self._connection is None:
                 self._connection = await self._open()
-            async with asyncio.timeout(self._op_timeout):
-                await self._send(batch)
+            async with asyncio.timeout(None) as limit:
+                self._watch = asyncio.get_running_loop().call_later(
+                    self._op_timeout, self._suspect, limit, self._progress, 0
+                )
+                try:
+                    await self._send(batch)
+                finally:
+                    self._watch.cancel()
         except TimeoutError:
             await self._fail(batch, f"no answer within {self._op_timeout} s", was_up=False)
         except (RedisError, OSError, BackendError) as error:
@@ -117,6 +125,16 @@ class Wire:
             raise
         except Exception as error:  # noqa: BLE001 - a reply nobody can read: whoever waits has to hear of it
             await self._fail(batch, f"{type(error).__name__} in its reply", was_up=was_up)
+
+    def _suspect(self, limit: asyncio.Timeout, progress: int, strikes: int) -> None:
+        """Nothing came in time. If it was our own loop that was busy, what has come is read first: look twice more."""
+        loop = asyncio.get_running_loop()
+        if self._progress != progress:
+            self._watch = loop.call_later(self._op_timeout, self._suspect, limit, self._progress, 0)
+        elif strikes < 2:
+            self._watch = loop.call_later(self._op_timeout / 10, self._suspect, limit, progress, strikes + 1)
+        else:
+            limit.reschedule(loop.time())
 
     async def _open(self) -> Any:
         try:
@@ -186,9 +204,11 @@ class Wire:
 
     async def _reply(self) -> Any:
         try:
-            return await self._connection.read_response(disable_decoding=True)
+            reply = await self._connection.read_response(disable_decoding=True)
         except ResponseError as error:
-            return error
+            reply = error
+        self._progress += 1
+        return reply
 
     def _epoch(self, reply: Any) -> bytes | Exception:
         if isinstance(reply, Exception) or not isinstance(reply, bytes):
