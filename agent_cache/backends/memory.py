@@ -195,6 +195,11 @@ class MemoryStore:
                 return Blocked()
             return Missing(Token(records, self._epoch), why, dropped_by)
 
+    def token(self, tags: Sequence[Tag]) -> Token:
+        """The token of now, write windows or not: a fill under it is refused while one is open all the same."""
+        with self._lock:
+            return Token(self._records_of(tags), self._epoch)
+
     def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
         """Store, if the token still holds."""
         now = self.clock()

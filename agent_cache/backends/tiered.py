@@ -183,15 +183,16 @@ class TieredBackend:
         if self.coherence == "lease":
             self._listen()
             if key is not None and self._is_proven():
-                copy = self._store.lookup(key, near_tags, codec)
-                if isinstance(copy, Found):
+                proven = self._store.lookup(key, near_tags, codec)
+                if isinstance(proven, Found):
                     self._near_hits += 1
-                    copy.stamp = cast(Entry, copy.near).stamp
-                    return copy
+                    proven.stamp = cast(Entry, proven.near).stamp
+                    return proven
         if key is None:
-            return self._with_token(await self.far.lookup(None, tags, codec), self._snapshot(near_tags, codec))
-        snapshot = self._snapshot(near_tags, codec)
+            now = self._store.token(near_tags)
+            return self._with_token(await self.far.lookup(None, tags, codec), now)
         copy = self._store.lookup(key, near_tags, codec)
+        snapshot: Token | None = copy.token if isinstance(copy, Missing) else None  # before the far tier is asked
         stamp: Hashable = None
         if isinstance(copy, Found):
             stamp = cast(Entry, copy.near).stamp
@@ -199,6 +200,8 @@ class TieredBackend:
             copy, stamp = await self._kept(key, codec) or (copy, None)
         if not isinstance(copy, Found):
             return self._taken_over(key, tags, await self.far.lookup(key, tags, codec), snapshot)
+        if snapshot is None:
+            snapshot = self._store.token(near_tags)
         answer = await self.far.revalidate(key, tags, codec, stamp)
         if isinstance(answer, Same):
             self._revalidated += 1
@@ -235,11 +238,6 @@ class TieredBackend:
     def _near_tags(self, tags: Sequence[Tag]) -> Sequence[Tag]:
         """The near tier's tags: what the bus calls them."""
         return cast(Sequence[Tag], self.far.tag_ids(tags))
-
-    def _snapshot(self, near_tags: Sequence[Tag], codec: ToolCodec) -> Token | None:
-        """The near tier's token of now; None while a write runs here."""
-        answer = self._store.lookup(None, near_tags, codec)
-        return answer.token if isinstance(answer, Missing) else None
 
     @staticmethod
     def _with_token(answer: Lookup, snapshot: Token | None) -> Lookup:

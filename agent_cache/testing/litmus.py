@@ -1,8 +1,9 @@
 """The litmus: many random schedules of reads and writes, and how many broke a promise.
 
 ``python -m agent_cache.testing.litmus --operations 200000`` searches this very installation; ``--cache before+after``
-shows what the same schedules do to a cache that only invalidates. What belongs here: running many seeds and adding up.
-What does not: the schedules, the verdicts and the caches (their own modules).
+shows what the same schedules do to a cache that only invalidates. With ``--backend URL`` the calls are made by real
+processes that share that backend (:mod:`agent_cache.testing.processes`). What belongs here: running many seeds and
+adding up. What does not: the schedules, the verdicts and the caches (their own modules).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 from agent_cache.testing.adapters import Adapter, AgentCacheAdapter, MakeAdapter, NaiveAdapter, naive
 from agent_cache.testing.clock import HangError, run_virtual
+from agent_cache.testing.processes import runner as processes
 from agent_cache.testing.schedule import Schedule
 
 __all__ = ["Adapter", "AgentCacheAdapter", "MakeAdapter", "NaiveAdapter", "Report", "main", "naive", "run"]
@@ -153,15 +155,18 @@ def _run_one(report: Report, seed: int, operations: int, make_adapter: MakeAdapt
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: search, print, and return 1 if anything was found."""
     parser = argparse.ArgumentParser(prog="python -m agent_cache.testing.litmus", description=__doc__)
-    parser.add_argument("--operations", type=int, default=20_000, help="calls in all (default 20000)")
+    parser.add_argument("--operations", type=int, help="calls in all (default 20000; with --backend: no limit)")
     parser.add_argument("--per-seed", type=int, default=400, help="calls per schedule (default 400)")
     parser.add_argument("--seed", type=int, default=0, help="the first seed; with --operations 1 that seed alone")
     parser.add_argument("--cache", default="agent_cache", help="agent_cache, never, or before, after, coalesce with +")
     parser.add_argument("--no-shuffle", action="store_true", help="only in the order asyncio promises")
+    processes.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.backend is not None:
+        return processes.main(options, options.operations)
     logging.getLogger("agent_cache").setLevel(logging.ERROR)  # the litmus misuses its tools on purpose
     make_adapter = AgentCacheAdapter if options.cache == "agent_cache" else naive(options.cache)
-    count = max(1, -(-options.operations // options.per_seed))
+    count = max(1, -(-(20_000 if options.operations is None else options.operations) // options.per_seed))
     seeds = range(options.seed, options.seed + count)
     report = run(seeds, options.per_seed, make_adapter, shuffle=not options.no_shuffle)
     print(f"{options.cache}: {report}")  # noqa: T201 - the command's output

@@ -33,7 +33,7 @@ _SEALED = 1
 _SEAL = 16
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class TagRecord:
     """A tag as it stands. ``free``: nobody is marked as writing it, not even one whose lease has ended."""
 
@@ -57,7 +57,7 @@ def read_tag(raw: object) -> TagRecord | None:
     return TagRecord(raw[2:14], raw[14:26], writers == 0, raw[behind:].decode("utf-8", "replace"))
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class EntryRecord:
     """An entry: ``stamp`` is its epoch and versions, ``created`` seconds of a wall clock, for people only."""
 

@@ -24,6 +24,9 @@ __all__ = ["Command", "Replies", "Wire", "WireDownError"]
 Command = tuple[Any, ...]
 """``(name, argument, …)``; a script is ``(script, number of keys, key, …, argument, …)``."""
 _MAX_BATCH = 2_000
+_LOOKS = frozenset({"MGET", "PTTL", "PING"})
+"""Commands that change nothing: those that are equal and in one batch are sent once, since all who asked had asked
+before it was sent."""
 _OLDEST = (6, 2)
 
 
@@ -38,7 +41,7 @@ class WireDownError(BackendError):
         self.was_up = was_up
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Replies:
     """What came back, in order: errors of single commands are exceptions among the replies.
 
@@ -164,43 +167,46 @@ class Wire:
     async def _send(self, batch: list[_Asked]) -> None:
         asks_epoch = self._own_epoch is None and any(asked.wants_epoch for asked in batch)
         connection = self._connection
-        commands = [_plain(command) for asked in batch for command in asked.commands]
+        sent: list[Command] = []
+        looks: dict[Command, int] = {}
+        places: list[list[int]] = []
+        for asked in batch:
+            mine: list[int] = []
+            for command in asked.commands:
+                at = looks.setdefault(command, len(sent)) if command[0] in _LOOKS else len(sent)
+                if at == len(sent):
+                    sent.append(command)
+                mine.append(at)
+            places.append(mine)
         if asks_epoch:
-            commands.append(("INFO", "replication"))
+            sent.append(("INFO", "replication"))
         self._count()
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        replies = [await self._reply() for _ in commands]
-        unknown = [at for at, reply in enumerate(replies[: len(commands)]) if _is_no_script(reply)]
+        packed = connection.pack_commands([_plain(command) for command in sent])
+        await connection.send_packed_command(packed, check_health=False)
+        replies = [await self._reply() for _ in sent]
+        unknown = [at for at, reply in enumerate(replies) if type(reply) is not list and _is_no_script(reply)]
         if unknown:
-            replies = await self._again(batch, replies, asks_epoch)
+            await self._again(sent, replies, unknown, asks_epoch=asks_epoch)
         epoch: bytes | Exception | None = self._own_epoch
         if asks_epoch:
-            epoch = self._epoch(replies.pop())
-        at = 0
-        for asked in batch:
-            mine = replies[at : at + len(asked.commands)]
-            at += len(asked.commands)
+            epoch = self._epoch(replies[-1])
+        for asked, mine in zip(batch, places, strict=True):
             if asked.reply.done():
                 continue  # its caller has left
             if asked.wants_epoch and isinstance(epoch, Exception):
                 asked.reply.set_exception(epoch)
             else:
-                asked.reply.set_result(Replies(mine, epoch if isinstance(epoch, bytes) else None))
+                asked.reply.set_result(Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None))
 
-    async def _again(self, batch: list[_Asked], replies: list[Any], asks_epoch: bool) -> list[Any]:
+    async def _again(self, sent: list[Command], replies: list[Any], unknown: list[int], *, asks_epoch: bool) -> None:
         """The scripts Redis did not know (a restart, SCRIPT FLUSH) once more, in full; then the epoch, if it is wanted."""
         connection = self._connection
-        commands = [command for asked in batch for command in asked.commands]
-        unknown = [at for at, reply in enumerate(replies[: len(commands)]) if _is_no_script(reply)]
-        anew: list[Command] = [("EVAL", commands[at][0].text, *commands[at][1:]) for at in unknown]
+        anew: list[Command] = [("EVAL", sent[at][0].text, *sent[at][1:]) for at in unknown]
         if asks_epoch:
             anew.append(("INFO", "replication"))
         await connection.send_packed_command(connection.pack_commands(anew), check_health=False)
-        for at in unknown:
+        for at in [*unknown, -1] if asks_epoch else unknown:
             replies[at] = await self._reply()
-        if asks_epoch:
-            replies[-1] = await self._reply()
-        return replies
 
     async def _reply(self) -> Any:
         try:
