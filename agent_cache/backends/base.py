@@ -25,6 +25,7 @@ from agent_cache.tags import Chain, Tag
 __all__ = [
     "Backend",
     "Blocked",
+    "Finding",
     "Found",
     "KeyValue",
     "Lead",
@@ -118,6 +119,19 @@ class Blocked:
 
 
 Lookup = Found | Missing | Blocked
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One thing that ``backend.doctor()`` looked at. ``level``: ``"ok"``, ``"warning"`` or ``"error"``; ``fix`` mends it."""
+
+    level: str
+    check: str
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.check}: {self.text}" + (f" Fix: {self.fix}" if self.fix else "")
 
 
 @dataclass(slots=True, eq=False)

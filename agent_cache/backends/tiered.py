@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 
 from agent_cache.backends.base import (
     Backend,
+    Finding,
     Found,
     KeyValue,
     Lead,
@@ -377,6 +378,11 @@ class TieredBackend:
             "near": self._store.stats(),
             "proven": self._is_proven() if self.coherence == "lease" else None,
         }
+
+    async def doctor(self) -> list[Finding]:
+        """What the far tier's doctor says, and the keeping one's."""
+        found: list[Finding] = await self.far.doctor()
+        return found + (await self.keep.doctor() if hasattr(self.keep, "doctor") else [])
 
 
 _COPY = "near-copy:"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, Same, Taken
+from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, Same, Taken
 from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
@@ -24,6 +24,7 @@ from agent_cache.backends.portal import PORTAL, BlockingFace
 from agent_cache.backends.redis import scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
+from agent_cache.backends.redis.doctor import diagnose
 from agent_cache.backends.redis.keeper import Keeper, Kept
 from agent_cache.backends.redis.keyvalue import KeyValueSurface
 from agent_cache.backends.redis.links import Links
@@ -499,6 +500,10 @@ class RedisBackend(KeyValueSurface):
             "coherence": self.coherence,
             "backplane": self._bus.state() if self._bus is not None else None,
         }
+
+    async def doctor(self) -> list[Finding]:
+        """What is wrong with this Redis, and what mends it; the password is in none of it."""
+        return await diagnose(self._links, self._names, self._bus, coherence=self.coherence)
 
     def listen(self, heard: Callable[[Sequence[bytes]], None], lost: Callable[[], None]) -> Bus:
         """Hear of every invalidation from now on: the tags' ids, or that some may have been missed.

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from agent_cache.backends.portal import PORTAL
 from agent_cache.backends.redis.blueprint import Blueprint
 from agent_cache.backends.redis.records import Names
+from agent_cache.backends.redis.wire import field_of
 from agent_cache.clock import uptime
 
 __all__ = ["Bus"]
@@ -152,7 +153,7 @@ class Bus:
                 continue
             if not isinstance(reply, bytes):
                 raise RedisError(f"unexpected on the bus: {type(reply).__name__}")
-            now = (_line(reply, b"role"), _line(reply, b"master_replid"))
+            now = (field_of(reply, b"role"), field_of(reply, b"master_replid"))
             if now[0] != b"master" or (server is not None and now != server):
                 raise ConnectionError(f"the server changed: role {now[0].decode('ascii', 'replace')}")
             server = now
@@ -170,11 +171,3 @@ class Bus:
     def _tell_lost(self) -> None:
         for _, lost in list(self._listeners):
             lost()
-
-
-def _line(info: bytes, name: bytes) -> bytes:
-    at = info.find(b"\n" + name + b":")
-    if at < 0:
-        return b""
-    start = at + len(name) + 2
-    return info[start : info.find(b"\r", start)]

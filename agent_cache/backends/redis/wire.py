@@ -19,7 +19,7 @@ from agent_cache.backends.redis.records import epoch_bytes
 from agent_cache.backends.redis.scripts import Script
 from agent_cache.errors import BackendError
 
-__all__ = ["Command", "Replies", "Wire", "WireDownError"]
+__all__ = ["Command", "Replies", "Wire", "WireDownError", "field_of"]
 
 Command = tuple[Any, ...]
 """``(name, argument, …)``; a script is ``(script, number of keys, key, …, argument, …)``."""
@@ -154,7 +154,7 @@ class Wire:
             told = await connection.read_response(disable_decoding=True)
         except ResponseError:
             return  # no right to ask: what is missing will show
-        version = _field(told, b"redis_version").split(b".")
+        version = field_of(told, b"redis_version").split(b".")
         try:
             too_old = tuple(int(part) for part in version[:2]) < _OLDEST
         except ValueError:
@@ -196,7 +196,9 @@ class Wire:
             if asked.wants_epoch and isinstance(epoch, Exception):
                 asked.reply.set_exception(epoch)
             else:
-                asked.reply.set_result(Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None))
+                asked.reply.set_result(
+                    Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None)
+                )
 
     async def _again(self, sent: list[Command], replies: list[Any], unknown: list[int], *, asks_epoch: bool) -> None:
         """The scripts Redis did not know (a restart, SCRIPT FLUSH) once more, in full; then the epoch, if it is wanted."""
@@ -223,12 +225,12 @@ class Wire:
                 "Allow INFO to this user, or give epoch= and change it whenever data may have been lost"
             )
             return BackendError(text)
-        role = _field(reply, b"role")
+        role = field_of(reply, b"role")
         if role != b"master":
             return WireDownError(
                 f"Redis at {self._where} is no primary (role {role.decode('ascii', 'replace')})", was_up=True
             )
-        return epoch_bytes(_field(reply, b"master_replid"))
+        return epoch_bytes(field_of(reply, b"master_replid"))
 
     async def _fail(self, batch: list[_Asked], why: str, *, was_up: bool) -> None:
         await self._drop()
@@ -272,7 +274,8 @@ def _is_no_script(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and ("NOSCRIPT" in str(reply) or type(reply).__name__ == "NoScriptError")
 
 
-def _field(info: bytes, name: bytes) -> bytes:
+def field_of(info: bytes, name: bytes) -> bytes:
+    """One line of an INFO; empty if it is not there."""
     at = info.find(b"\n" + name + b":")
     if at < 0:
         return b""
