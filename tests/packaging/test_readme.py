@@ -1,4 +1,4 @@
-"""Every Python block in README.md runs as it stands, by itself."""
+"""Every Python block in README.md and in docs/ runs as it stands, by itself."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ README = ROOT / "README.md"
 RUNNER = Path(__file__).with_name("readme_blocks.py")
 
 find_blocks = runpy.run_path(str(RUNNER))["blocks"]
-BLOCKS: dict[int, str] = find_blocks(README.read_text(encoding="utf-8")) if README.exists() else {}
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS: dict[tuple[str, int], str] = {
+    (page.name, first): block for page in PAGES for first, block in find_blocks(page.read_text(encoding="utf-8")).items()
+}
+PATHS = {page.name: page for page in PAGES}
 
 
 def test_the_readme_has_blocks_to_run() -> None:
-    assert BLOCKS, "README.md is missing, or has no ```python block"
+    assert any(page == "README.md" for page, _ in BLOCKS), "README.md has no ```python block"
 
 
-@pytest.mark.parametrize("first", sorted(BLOCKS), ids="line {}".format)
-def test_block_runs(first: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "first"), sorted(BLOCKS), ids=lambda part: str(part))
+def test_block_runs(page: str, first: int, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_CACHE_")}
     done = subprocess.run(
-        [sys.executable, str(RUNNER), str(README), str(first)],
+        [sys.executable, str(RUNNER), str(PATHS[page]), str(first)],
         cwd=tmp_path,
         env=environment | {"PYTHONWARNINGS": "error::RuntimeWarning"},  # a coroutine that nobody awaited
         stdin=subprocess.DEVNULL,
@@ -35,7 +39,7 @@ def test_block_runs(first: int, tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, f"README.md, the block at line {first}\n{BLOCKS[first]}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{page}, the block at line {first}\n{BLOCKS[page, first]}\n{done.stdout}{done.stderr}"
     assert "was never awaited" not in done.stderr
 
 
