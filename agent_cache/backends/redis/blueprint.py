@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,7 +106,12 @@ def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
     try:
         options: dict[str, Any] = {**redis_connection.parse_url(url)}
     except ValueError as error:
-        raise ConfigurationError("url", without_password(url), f"{error}; {_FIX}") from None
+        told = (
+            str(error)
+            if str(error).startswith("Invalid value for")
+            else "a password needs its special characters encoded"
+        )
+        raise ConfigurationError("url", without_password(url), f"{told}; {_FIX}") from None
     made = options.pop("connection_class", redis_connection.Connection)
     options.update({name: value for name, value in given.items() if value is not None})
     node = (str(options.pop("host", "localhost")), int(options.pop("port", 6379)))
@@ -201,14 +207,16 @@ def _split(url: object) -> Any:
 
 
 def without_password(url: str) -> str:
-    """A URL fit to be shown."""
-    try:
-        parts = urlsplit(url)
-        who, at, where = parts.netloc.rpartition("@")
-        shown = f"{who.partition(':')[0]}:***@{where}" if at else where
-        return parts._replace(netloc=shown, query="").geturl()
-    except ValueError:
-        return "…"
+    """A URL fit to be shown: no user, no password, no options; nothing that may be part of them."""
+    scheme, _, rest = url.partition("://")
+    where = rest.rpartition("@")[2] if "@" in rest else rest
+    hidden = "…@" if "@" in rest else ""
+    place = re.match(r"[A-Za-z0-9.,:\[\]_/-]*", where.partition("?")[0])
+    return (
+        f"{scheme}://{hidden}{place[0] if place else ''}"
+        if hidden or ":" not in rest.partition("/")[0]
+        else f"{scheme}://…"
+    )
 
 
 __all__ += ["without_password"]

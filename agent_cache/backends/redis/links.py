@@ -28,6 +28,7 @@ log = logging.getLogger("agent_cache")
 _FIRST_PROBE, _LONGEST_PROBE = 0.05, 1.0  # seconds between probes of a Redis that is away
 _PATIENCE_PAUSE = 0.05  # seconds between attempts of what must get through
 _AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK ", "MISCONF", "BUSY", "UNBLOCKED")
+_AWAY_TYPES = ("ReadOnlyError", "AskError", "TryAgainError", "ClusterDownError", "MasterDownError")
 _MAX_MOVES = 4
 
 
@@ -136,9 +137,7 @@ class Links:
                 self._slots = []
                 continue
             text = str(refused)
-            if type(refused).__name__ in ("ReadOnlyError", "AskError", "TryAgainError", "ClusterDownError") or any(
-                text.startswith(word) for word in _AWAY
-            ):
+            if type(refused).__name__ in _AWAY_TYPES or any(text.startswith(word) for word in _AWAY):
                 await wire.reset()  # a demoted primary, a slot on the move: look again who is in charge
                 self._slots = []
                 raise WireDownError(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)

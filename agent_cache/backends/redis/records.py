@@ -1,7 +1,8 @@
 """What is written in Redis, byte by byte, and read back with suspicion.
 
-Every record begins with a letter and the number of its format. Later formats may only append behind what is
-described here: a build of today reads and keeps what it does not know. An entry of an unknown format is a miss.
+Every record begins with a letter and the number of its format. A later format of a tag may only put things behind the
+writers: a build of today reads such a record, and when it moves the tag it writes its own name there and keeps the number.
+An entry of an unknown format is a miss, and is replaced.
 
 * tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
   the server's clock], then the name of the last writer.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _ENTRY_HEAD = 4 + EPOCH
 _FIGURES = struct.Struct(">ddd")
 _SEALED = 1
 _SEAL = 16
+_HEX = re.compile(rb"[0-9A-Fa-f]{4}")
 
 
 @dataclass(slots=True)
@@ -47,10 +50,9 @@ def read_tag(raw: object) -> TagRecord | None:
     """A tag record; None for one that is missing or that nobody of ours wrote: it is minted anew."""
     if not isinstance(raw, bytes) or len(raw) < _TAG_HEAD or raw[:1] != b"T":
         return None
-    try:
-        writers = int(raw[26:30], 16)
-    except ValueError:
+    if not _HEX.fullmatch(raw, 26, 30):
         return None
+    writers = int(raw[26:30], 16)
     behind = _TAG_HEAD + writers * _WRITER
     if len(raw) < behind:
         return None

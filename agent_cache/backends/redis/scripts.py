@@ -31,10 +31,11 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000) + tonumber(ARGV[1])
 local keep = tonumber(ARGV[2])
 local function read(key)
-  local raw = redis.call('GET', key)
-  if not raw or #raw < 30 or raw:sub(1, 1) ~= 'T' then return nil end
+  local raw = redis.pcall('GET', key)
+  if type(raw) ~= 'string' or #raw < 30 or raw:sub(1, 1) ~= 'T' then return nil end
+  if not raw:find('^%x%x%x%x', 27) then return nil end
   local n = tonumber(raw:sub(27, 30), 16)
-  if not n or #raw < 30 + 25 * n then return nil end
+  if #raw < 30 + 25 * n then return nil end
   local r = {head = raw:sub(1, 2), v = raw:sub(3, 14), f = raw:sub(15, 26), m = {}, by = raw:sub(31 + 25 * n)}
   for i = 0, n - 1 do
     local at = 31 + 25 * i
@@ -78,10 +79,10 @@ for i = 1, n do
   if not r or #r.m > 0 or r.v ~= expected:sub(12 * i - 11, 12 * i) then return 2 end
   if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 2 end
 end
-local stamp = redis.call('GETRANGE', KEYS[1], 4, 3 + #ARGV[6])
+local stamp = redis.pcall('GETRANGE', KEYS[1], 4, 3 + #ARGV[6])
 if stamp == ARGV[6] then return 2 end
 if redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4]) then return 1 end
-if redis.call('GET', KEYS[2]) == ARGV[3] then return 1 end
+if redis.pcall('GET', KEYS[2]) == ARGV[3] then return 1 end
 return 0
 """
 )
@@ -91,14 +92,14 @@ RELEASE = Script.of("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.
 
 # KEYS: lead. ARGV: 1 who, 2 lease ms.
 PROLONG = Script.of(
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+    "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 )
 
 # KEYS: entry, lead, tags. ARGV: 3 who leads or '', 4 versions and fences, 5 the entry ('' only checks), 6 its ttl in ms.
 FILL = Script.of(
     _TAGS
     + """
-if ARGV[3] ~= '' and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
+if ARGV[3] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 local n, expected = #KEYS - 2, ARGV[4]
 for i = 1, n do
   local r = read(KEYS[i + 2])
@@ -125,7 +126,7 @@ for _, key in ipairs(KEYS) do
   write(key, r)
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6])
-return ARGV[7] ~= '' and redis.call('GET', ARGV[7]) or ''
+return ARGV[7] ~= '' and redis.pcall('GET', ARGV[7]) or ''
 """
 )
 
@@ -134,7 +135,7 @@ return ARGV[7] ~= '' and redis.call('GET', ARGV[7]) or ''
 BEGIN = Script.of(
     _TAGS
     + """
-local reply = {ARGV[8] ~= '' and redis.call('GET', ARGV[8]) or ''}
+local reply = {ARGV[8] ~= '' and redis.pcall('GET', ARGV[8]) or ''}
 for i, key in ipairs(KEYS) do
   local r = read(key)
   reply[i + 1] = r and r.v or ''

@@ -190,11 +190,13 @@ class Wire:
         epoch: bytes | Exception | None = self._own_epoch
         if asks_epoch:
             epoch = self._epoch(replies[-1])
+        demoted = False
         for asked, mine in zip(batch, places, strict=True):
             if asked.reply.done():
                 continue  # its caller has left
             if asked.wants_epoch and isinstance(epoch, Exception):
                 asked.reply.set_exception(epoch)
+                demoted = demoted or isinstance(epoch, WireDownError)
             else:
                 asked.reply.set_result(
                     Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None)
