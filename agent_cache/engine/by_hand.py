@@ -38,7 +38,7 @@ def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
 def _move(tool: ReadTool, view: View, backend: Any, tags: Any) -> Line[None]:
     moved = yield Move(backend, tags, f"{tool.name}.invalidate")
     if isinstance(moved, Down):
-        backend_failed(view, tool.resource, moved)
+        backend_failed(view, tool.resource, backend, moved)
         OUTBOX.owe(backend, tuple(tags))
     view.count(tool.resource, "invalidations")
     if settings.notices.observers:

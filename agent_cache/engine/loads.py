@@ -89,7 +89,7 @@ def _our_turn(
                 continue
             return token, None
         if isinstance(found, Down):
-            backend_failed(view, tool.resource, found)
+            backend_failed(view, tool.resource, call.backend, found)
         return None, None  # a write is running, or the backend is away: load, keep nothing
 
 
@@ -133,7 +133,7 @@ def _load(
     entry = NewEntry(call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead)
     filled = yield Fill(call.backend, token, entry)
     if isinstance(filled, Down):
-        backend_failed(view, tool.resource, filled)
+        backend_failed(view, tool.resource, call.backend, filled)
     elif filled:
         landed.kept = True
     else:

@@ -16,7 +16,7 @@ from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
 from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View, Warm, keep_warm
-from agent_cache.engine.answers import Answer, backend_failed
+from agent_cache.engine.answers import Answer, backend_answered, backend_failed
 from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move
@@ -177,12 +177,14 @@ def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[L
             return Down(BackendError("an invalidation is still to be delivered"))
         delivered = yield Move(call.backend, tuple(owed), "an earlier write")
         if isinstance(delivered, Down):
-            backend_failed(view, tool.resource, delivered)
+            backend_failed(view, tool.resource, call.backend, delivered)
             return delivered
         OUTBOX.delivered(call.backend, owed)
     found: Lookup | Down = yield Ask(call, tool.codec, token_only=token_only)
     if isinstance(found, Down):
-        backend_failed(view, tool.resource, found)
+        backend_failed(view, tool.resource, call.backend, found)
+    else:
+        backend_answered(call.backend)
     return found
 
 

@@ -74,7 +74,7 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
         for backend, window in zip(call.backends, opened, strict=True):
             if isinstance(window, Down):
-                backend_failed(view, tool.resource, window)
+                backend_failed(view, tool.resource, backend, window)
             else:
                 windows.append((backend, window))
         if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
@@ -86,9 +86,9 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
         replies: list[Down | None] = yield End(windows, unknown, no_effect)
         ended = [backend for (backend, _), down in zip(windows, replies, strict=True) if down is None]
-        for down in replies:
+        for (backend, _), down in zip(windows, replies, strict=True):
             if down is not None:
-                backend_failed(view, tool.resource, down)
+                backend_failed(view, tool.resource, backend, down)
         if not no_effect:
             for backend in call.backends:
                 if backend not in ended:

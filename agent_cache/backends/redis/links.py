@@ -102,11 +102,15 @@ class Links:
     async def ask_patiently(
         self, slot: bytes, commands: Callable[[], Sequence[Command]], patience: float, *, wants_epoch: bool = False
     ) -> Replies:
-        """Ask until it gets through, for ``patience`` seconds; new commands for each attempt. The breaker is not asked.
+        """Ask until it gets through, for ``patience`` seconds (0: once); new commands for each attempt.
+
+        The breaker is not asked.
 
         Raises:
             BackendError: it did not.
         """
+        if not patience:
+            return await self._ask(slot, commands(), wants_epoch)
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         while True:
