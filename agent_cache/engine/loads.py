@@ -26,6 +26,7 @@ __all__ = ["load_line"]
 _MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not stored
 _LONGEST_WAIT = 10.0  # seconds for which another process's load is waited for
 _FIRST_PAUSE = 0.004
+_MOST_REFUSALS = 2
 _LONGEST_PAUSE = 0.05
 
 
@@ -60,7 +61,7 @@ def _our_turn(
     A token found on the way is newer than the one those who ride this flight hold, so what is loaded or found
     under it is fit for them.
     """
-    waited, pause = 0.0, _FIRST_PAUSE
+    waited, pause, refusals = 0.0, _FIRST_PAUSE, 0
     while True:
         lead: Lead | Taken | Down = yield Claim(call, backend, token)
         if isinstance(lead, Down):
@@ -83,11 +84,12 @@ def _our_turn(
                 settings.notices.once(("unreadable", tool.identity), text, tool.name, error)
                 return None, None
         if isinstance(found, Missing):
+            if found.token == token:
+                refusals += 1  # what stands there is current and cannot be read: it has to be replaced
+                if refusals > _MOST_REFUSALS:
+                    return token, None
             token = found.token
-            waited += _FIRST_PAUSE  # a store that says neither yes nor no is not asked for ever
-            if waited < _LONGEST_WAIT:
-                continue
-            return token, None
+            continue
         if isinstance(found, Down):
             backend_failed(view, tool.resource, call.backend, found)
         return None, None  # a write is running, or the backend is away: load, keep nothing
