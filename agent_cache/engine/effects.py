@@ -304,7 +304,10 @@ class Begin:
 
 @dataclass(slots=True, eq=False)
 class End:
-    """Close write windows, all of them. Replies with None or Down for each. A cancellation is raised afterwards."""
+    """Close write windows, all of them. Replies with None or Down for each. A cancellation is raised afterwards.
+
+    The last opened is closed first: two backends may be one store, and a window restores what its own begin found.
+    """
 
     windows: Sequence[tuple[Backend, Window]]
     unknown: bool
@@ -313,7 +316,7 @@ class End:
     async def go(self) -> list[Down | None]:
         replies: list[Down | None] = []
         stop: asyncio.CancelledError | None = None
-        for backend, window in self.windows:
+        for backend, window in reversed(self.windows):
             try:
                 ending = backend.end(window, unknown=self.unknown, no_effect=self.no_effect)
                 _, cancelled = await _shielded(backend, ending)
@@ -324,17 +327,19 @@ class End:
                 stop = stop or cancelled
         if stop is not None:
             raise stop
+        replies.reverse()
         return replies
 
     def go_blocking(self) -> list[Down | None]:
         replies: list[Down | None] = []
-        for backend, window in self.windows:
+        for backend, window in reversed(self.windows):
             try:
                 backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
             except Exception as error:  # noqa: BLE001 - as above
                 replies.append(Down(error))
             else:
                 replies.append(None)
+        replies.reverse()
         return replies
 
 

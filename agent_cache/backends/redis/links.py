@@ -71,6 +71,7 @@ class Links:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWires] = weakref.WeakKeyDictionary()
         self._slots: list[tuple[int, int, Address]] = []
         self._down: str | None = None
+        self._prober: Future[None] | None = None
         self._back: list[Callable[[], None]] = []
 
     @property
@@ -110,7 +111,12 @@ class Links:
             BackendError: it did not.
         """
         if not patience:
-            return await self._ask(slot, commands(), wants_epoch)
+            try:
+                return await self._ask(slot, commands(), wants_epoch)
+            except WireDownError as error:
+                if not error.was_up:
+                    raise
+                return await self._ask(slot, commands(), wants_epoch)
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         while True:
@@ -231,7 +237,7 @@ class Links:
                 return
             self._down = why
         log.debug("the breaker is open: %s", why)
-        PORTAL.submit(self._probe())
+        self._prober = PORTAL.submit(self._probe())
 
     async def _probe(self) -> None:
         pause = _FIRST_PROBE
@@ -256,7 +262,11 @@ class Links:
     # -- closing
 
     async def close(self) -> None:
-        """Close this loop's connections, and the portal's."""
+        """Close this loop's connections, and the portal's; stop looking whether Redis is back."""
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.cancel()
+            self._down = None
         here = self._loops.get(asyncio.get_running_loop())
         if here is not None:
             await here.close()
