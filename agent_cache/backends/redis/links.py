@@ -13,6 +13,7 @@ import random
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
