@@ -6,7 +6,6 @@ In this order: the decorator's, the session's, ``configure(backend=...)``, ``AGE
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -15,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 from agent_cache.backends.base import Backend
 from agent_cache.backends.memory import MemoryBackend
 from agent_cache.backends.tiered import TieredBackend
+from agent_cache.backends.urls import without_password
 from agent_cache.clock import seconds
 from agent_cache.context import cool_all
 from agent_cache.errors import ConfigurationError
@@ -80,7 +80,10 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
         ConfigurationError: an unknown scheme or option.
         ImportError: Redis without the ``redis`` extra.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(parameter, without_password(url), _KNOWN) from None
     scheme = parts.scheme
     if scheme == "memory":
         limits: dict[str, Any] = {**_numbers(url, parameter, parts.query, ("max_size", "max_bytes"))}
@@ -96,7 +99,7 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
         query = urlencode(options)
         path = unquote(parts.netloc + parts.path)
         if not path:
-            raise ConfigurationError(parameter, url, "name the file: disk:///path/to/cache.db")
+            raise ConfigurationError(parameter, without_password(url), "name the file: disk:///path/to/cache.db")
         limit: dict[str, Any] = {**_numbers(url, parameter, query, ("max_bytes",))}
         far = DiskBackend(path, **limit, secret=secret or None)
     elif scheme in ("redis", "rediss", "unix") or scheme.partition("+")[0] in ("redis", "rediss"):
@@ -106,7 +109,7 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
         plain = urlunsplit(parts._replace(query=urlencode(options)))
         far = RedisBackend(plain, **ours, secret=secret or None)
     else:
-        raise ConfigurationError(parameter, _shown(url), _KNOWN)
+        raise ConfigurationError(parameter, without_password(url), _KNOWN)
     return TieredBackend(MemoryBackend(near), far) if near else far
 
 
@@ -114,24 +117,20 @@ def _numbers(url: str, parameter: str, query: str, names: tuple[str, ...]) -> di
     options: dict[str, int] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
-            raise ConfigurationError(parameter, _shown(url), f"it takes {' and '.join(names)}, whole numbers; {_KNOWN}")
+            raise ConfigurationError(
+                parameter, without_password(url), f"it takes {' and '.join(names)}, whole numbers; {_KNOWN}"
+            )
         options[name] = _number(url, parameter, text, name)
     return options
 
 
 def _number(url: str, parameter: str, text: str, name: str) -> int:
     if not text.isdigit():
-        raise ConfigurationError(parameter, _shown(url), f"{name} is a whole number")
+        raise ConfigurationError(parameter, without_password(url), f"{name} is a whole number")
     return int(text)
 
 
-def _shown(url: str) -> str:
-    """A URL without what may be a password."""
-    before, at, behind = url.rpartition("@")
-    return f"{before.partition('://')[0]}://…@{behind}" if at else url
-
-
-_tiers: weakref.WeakKeyDictionary[Any, dict[int, TieredBackend]] = weakref.WeakKeyDictionary()
+_tiers: dict[tuple[int, int], TieredBackend] = {}
 
 
 def tiered(remote: Backend | None, backup: Backend | None) -> Backend:
@@ -148,10 +147,9 @@ def tiered(remote: Backend | None, backup: Backend | None) -> Backend:
         return far
     keep = backup if remote is not None else None
     with settings.lock:
-        known = _tiers.setdefault(far, {})
-        tier = known.get(id(keep))
+        tier = _tiers.get((id(far), id(keep)))  # a tier holds both, so an id is theirs as long as it stands here
         if tier is None:
-            tier = known[id(keep)] = TieredBackend(MemoryBackend(), far, keep=keep)
+            tier = _tiers[id(far), id(keep)] = TieredBackend(MemoryBackend(), far, keep=keep)
         return tier
 
 

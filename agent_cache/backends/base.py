@@ -100,6 +100,8 @@ class Found:
     load_seconds: float
     near: NearEntry | None
     stamp: Hashable
+    kept_for: float | None = None
+    """Seconds for which a copy of it may be kept, where that is less than for ever."""
 
 
 @dataclass(slots=True, eq=False)
@@ -235,6 +237,10 @@ class Leading(Protocol):
 
     def release(self, lead: Lead) -> None:
         """Give the lead back without a fill. Does not wait, never raises; on ``sync`` as well."""
+        ...
+
+    def abandon(self, window: Window) -> None:
+        """Close the window of a write that was torn away (its loop was closed), as of unknown outcome. Does not wait."""
         ...
 
 

@@ -22,6 +22,7 @@ from agent_cache.tags import Chain, Tag
 __all__ = ["PORTAL", "BlockingFace", "Portal"]
 
 T = TypeVar("T")
+_inherited: list[object] = []
 _GOODBYE = 1.0  # seconds that the closing of connections may take when the process ends
 
 
@@ -32,6 +33,7 @@ class Portal:
         self._start_anew()
 
     def _start_anew(self) -> None:
+        _inherited.append(getattr(self, "_loop", None))  # a child must not close what it shares with its parent
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -54,6 +54,7 @@ class _Ear(Protocol):
 
     proven: float
     lease: float
+    closed: bool
 
 
 class TieredToken:
@@ -148,7 +149,7 @@ class TieredBackend:
     # -- proof ----------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        if self._ear is None:
+        if self._ear is None or self._ear.closed:
             held = weakref.ref(self)
 
             def heard(ids: Sequence[bytes]) -> None:
@@ -229,7 +230,8 @@ class TieredBackend:
         group = next((path[0][1:] for _, _, path in tags if path and path[0].startswith("#")), "")
         chain = tags[-1][1] if tags else EVERYONE
         maxsize = self._bounds.get(group)
-        new = NewEntry(key, found.stored, found.ttl_left, found.load_seconds, group, maxsize, chain, None, stamp)
+        ttl = found.ttl_left if found.kept_for is None else found.kept_for
+        new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, stamp)
         self._store.fill(snapshot, new)
 
     def bound_group(self, group: str, maxsize: int | None) -> None:
@@ -252,7 +254,9 @@ class TieredBackend:
         if not await self.far.fill(mine.far, entry):
             return False
         if mine.near is not None:
-            self._store.fill(mine.near, replace(entry, stamp=mine.far.stamp, lead=None))
+            cap = getattr(self.far, "max_ttl", None)
+            ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
+            self._store.fill(mine.near, replace(entry, stamp=mine.far.stamp, lead=None, ttl=ttl))
         if self.keep is not None:
             self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry.stored, entry.ttl, entry.load_seconds)
         return True
@@ -270,23 +274,27 @@ class TieredBackend:
             window: Window = await self.far.begin(tags, writer)
             return window
         finally:  # a read that the far tier answered before may have put its copy near meanwhile
-            self._forget(tags, writer)
+            self.forget(tags, writer)
 
     async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
         await self.far.end(window, unknown=unknown, no_effect=no_effect)
 
     async def move(self, tags: Sequence[Tag], writer: str) -> None:
-        self._forget(tags, writer)
+        self.forget(tags, writer)
         try:
             await self.far.move(tags, writer)
         finally:
-            self._forget(tags, writer)
+            self.forget(tags, writer)
 
     async def drop_chain(self, chain: Chain) -> None:
         self._store.drop_chain(chain)
         await self.far.drop_chain(chain)
 
-    def _forget(self, tags: Sequence[Tag], writer: str) -> None:
+    def abandon(self, window: Window) -> None:
+        self.far.abandon(window)
+
+    def forget(self, tags: Sequence[Tag], writer: str) -> None:
+        """Drop the near copies under these tags; the far tier is owed as much."""
         self._store.move_known(self._near_tags(tags), writer)
 
     def _moved(self, ids: Sequence[bytes]) -> None:

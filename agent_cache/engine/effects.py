@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ from agent_cache.backends.base import Backend, Lead, Leading, Lookup, NewEntry, 
 from agent_cache.codecs import ToolCodec
 from agent_cache.engine.drivers import Line, drive, drive_blocking
 from agent_cache.engine.tools import ReadTool, WriteTool
+from agent_cache.errors import BackendError
 from agent_cache.flight import Flight, FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
 from agent_cache.tags import Tag
 
@@ -27,6 +29,7 @@ __all__ = [
     "Claim",
     "Down",
     "End",
+    "Ended",
     "Fill",
     "Flown",
     "Fly",
@@ -162,11 +165,14 @@ class Run:
         reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:
             return Ran(await self.tool.call(self.values))
+        except GeneratorExit:
+            raise  # the loop of this call is gone: nobody is left to hand anything to
         except BaseException as error:  # noqa: BLE001 - raised again by the caller, after the window is closed
             return Ran(error=error)
         finally:
             if reset is not None:
-                _writing.reset(reset)
+                with suppress(ValueError):  # torn away, this ends in another context
+                    _writing.reset(reset)
 
     def go_blocking(self) -> Ran:
         reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
@@ -279,13 +285,9 @@ class Begin:
         windows: list[Window | Down] = []
         stop: asyncio.CancelledError | None = None
         for backend in self.backends:
-            try:
-                window, cancelled = await _shielded(backend, backend.begin(self.tags, self.writer))
-            except Exception as error:  # noqa: BLE001 - as above
-                windows.append(Down(error))
-            else:
-                windows.append(window)
-                stop = stop or cancelled
+            window, cancelled = await _shielded(backend, backend.begin(self.tags, self.writer))
+            windows.append(window)
+            stop = stop or cancelled
             if stop is not None:  # the tool will not run: nothing was written
                 opened = [(b, w) for b, w in zip(self.backends, windows, strict=False) if not isinstance(w, Down)]
                 await End(opened, unknown=False, no_effect=True).go()
@@ -303,8 +305,16 @@ class Begin:
 
 
 @dataclass(slots=True, eq=False)
+class Ended:
+    """None or Down for each window, in order; and the cancellation that came meanwhile, for the line to raise."""
+
+    replies: list[Down | None]
+    cancelled: asyncio.CancelledError | None = None
+
+
+@dataclass(slots=True, eq=False)
 class End:
-    """Close write windows, all of them. Replies with None or Down for each. A cancellation is raised afterwards.
+    """Close write windows, all of them. A cancellation does not interrupt it.
 
     The last opened is closed first: two backends may be one store, and a window restores what its own begin found.
     """
@@ -313,24 +323,17 @@ class End:
     unknown: bool
     no_effect: bool
 
-    async def go(self) -> list[Down | None]:
-        replies: list[Down | None] = []
-        stop: asyncio.CancelledError | None = None
+    async def go(self) -> Ended:
+        ended = Ended([])
         for backend, window in reversed(self.windows):
-            try:
-                ending = backend.end(window, unknown=self.unknown, no_effect=self.no_effect)
-                _, cancelled = await _shielded(backend, ending)
-            except Exception as error:  # noqa: BLE001 - as above
-                replies.append(Down(error))
-            else:
-                replies.append(None)
-                stop = stop or cancelled
-        if stop is not None:
-            raise stop
-        replies.reverse()
-        return replies
+            ending = backend.end(window, unknown=self.unknown, no_effect=self.no_effect)
+            reply, cancelled = await _shielded(backend, ending)
+            ended.replies.append(reply if isinstance(reply, Down) else None)
+            ended.cancelled = ended.cancelled or cancelled
+        ended.replies.reverse()
+        return ended
 
-    def go_blocking(self) -> list[Down | None]:
+    def go_blocking(self) -> Ended:
         replies: list[Down | None] = []
         for backend, window in reversed(self.windows):
             try:
@@ -340,7 +343,7 @@ class End:
             else:
                 replies.append(None)
         replies.reverse()
-        return replies
+        return Ended(replies)
 
 
 @dataclass(slots=True, eq=False)
@@ -352,13 +355,10 @@ class Move:
     writer: str
 
     async def go(self) -> Down | None:
-        try:
-            _, cancelled = await _shielded(self.backend, self.backend.move(self.tags, self.writer))
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
-        if cancelled is not None:
+        moved, cancelled = await _shielded(self.backend, self.backend.move(self.tags, self.writer))
+        if cancelled is not None and not isinstance(moved, Down):
             raise cancelled
-        return None
+        return moved
 
     def go_blocking(self) -> Down | None:
         try:
@@ -368,10 +368,13 @@ class Move:
         return None
 
 
-async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T | Down, asyncio.CancelledError | None]:
     """Finish ``work`` whatever happens to the caller; the cancellation that came meanwhile comes back beside it."""
     if backend.in_process:
-        return await work, None  # never waits, so nothing can come in between
+        try:
+            return await work, None  # never waits, so nothing can come in between
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error), None
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -379,7 +382,12 @@ async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T, 
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    return task.result(), cancelled
+    try:
+        return task.result(), cancelled
+    except asyncio.CancelledError as error:  # somebody cancelled our task, such as a loop that shuts down
+        return Down(BackendError("interrupted")), cancelled or error
+    except Exception as error:  # noqa: BLE001 - as above
+        return Down(error), cancelled
 
 
 Effect = Ask | Claim | Pause | Fill | Run | Load | Fly | Begin | End | Move

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from agent_cache.backends.base import Backend, Leading
 from agent_cache.locks import renewed_after_fork
@@ -35,7 +35,7 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._owed)
 
-    def owe(self, backend: Backend, tags: Iterable[Tag]) -> None:
+    def owe(self, backend: Backend, tags: tuple[Tag, ...]) -> None:
         with self._lock:
             _, owed = self._owed.setdefault(id(backend), (backend, {}))
             debt = object()  # a new one each time: delivering an older one does not settle it
@@ -43,6 +43,9 @@ class Outbox:
             if len(owed) > _MAX_TAGS:
                 owed.clear()
                 owed.update(dict.fromkeys(_EVERYTHING, debt))
+        forget = getattr(backend, "forget", None)
+        if forget is not None:  # what a near tier holds must not be served meanwhile
+            forget(tags, "a write")
         if self.has_courier(backend):
             self._send_courier()
 

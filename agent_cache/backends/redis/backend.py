@@ -27,7 +27,7 @@ from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.doctor import diagnose
 from agent_cache.backends.redis.keeper import Keeper, Kept
 from agent_cache.backends.redis.keyvalue import KeyValueSurface
-from agent_cache.backends.redis.links import Links
+from agent_cache.backends.redis.links import Links, RefusedError
 from agent_cache.backends.redis.records import (
     NONCE,
     EntryRecord,
@@ -37,6 +37,7 @@ from agent_cache.backends.redis.records import (
     epoch_bytes,
     read_entry,
     read_tag,
+    versions_of,
 )
 from agent_cache.backends.redis.wire import Command, Replies
 from agent_cache.clock import nonce, seconds, uptime
@@ -50,6 +51,7 @@ Coherence = Literal["strict", "lease"]
 _PATIENCE = 2.0  # seconds for which an invalidation is tried before it counts as undeliverable
 _NONE = b"-" * NONCE
 _HOUR = 3_600_000
+_LONGEST = 10 * 366 * 86_400.0
 _MARGIN = 1.01  # clocks of two hosts run at slightly different rates
 _ROOT: tuple[Tag, ...] = (("all", (), ()),)
 
@@ -121,7 +123,7 @@ class Window:
 class Lead:
     """The lease of one load."""
 
-    __slots__ = ("due", "every", "key", "slot", "who")
+    __slots__ = ("__weakref__", "due", "every", "key", "slot", "who")
 
     def __init__(self, slot: bytes, key: bytes, who: bytes, every: float) -> None:
         self.slot = slot
@@ -203,9 +205,10 @@ class RedisBackend(KeyValueSurface):
         if blueprint.kind == "cluster" and coherence == "lease":
             raise ConfigurationError("coherence", coherence, "a Redis Cluster has 'strict' only in this version")
         self._seal = secret.encode() if isinstance(secret, str) else secret
-        if self._seal is not None and not 0 < len(self._seal) <= 64:
+        if self._seal is not None and not (isinstance(self._seal, bytes) and 0 < len(self._seal) <= 64):
             raise ConfigurationError("secret", "…", "give 1 to 64 bytes")
-        self._max_ttl = _positive(max_ttl, "max_ttl")
+        self.max_ttl = _positive(max_ttl, "max_ttl")
+        """Seconds an entry is kept at most."""
         self._settle = seconds(settle, "settle", zero_ok=True) or 0.0
         self._write_lease = _positive(write_lease, "write_lease")
         self._lead_lease = _positive(lead_lease, "lead_lease")
@@ -219,16 +222,17 @@ class RedisBackend(KeyValueSurface):
             op_timeout=_positive(op_timeout, "op_timeout"),
             epoch=None if epoch is None else epoch_bytes(epoch),
         )
-        super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"))
+        super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"), self._seal)
         self.serves_near_tier = False
         """Whether copies are kept near, so that it matters how long an entry still lives."""
         self._patience = _PATIENCE
         self._skew_ms = 0  # tests let time pass with it
-        self._keep_ms = round(self._max_ttl * 1000) + _HOUR
+        self._keep_ms = round(self.max_ttl * 1000) + _HOUR
         self._plans: dict[tuple[Tag, ...], _Plan] = {}
         self._keeper = Keeper(self._renew)
         self._bus: Bus | None = None
         self._face = BlockingFace(self)
+        weakref.finalize(self, links.stop)
         if not _backends:
             PORTAL.at_exit(_close_all)
         _backends.add(self)
@@ -273,25 +277,26 @@ class RedisBackend(KeyValueSurface):
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
         plan = self._plan(tags)
-        raw, left, records, epoch = await self._read(key, plan)
+        raw, left, tags_found, epoch = await self._read(key, plan)
         why, dropped_by, entry = "absent", None, None
         if raw is not None and key is not None:
             entry = read_entry(raw, self._seal, self._bound(key, plan))
             if entry is None:
                 self._corrupt += 1
-            elif entry.stamp == _stamp(epoch, records):
+            elif entry.stamp == _stamp(epoch, tags_found):
                 found = self._found(entry, codec, left)
                 if found is not None:
                     return found
-            else:
-                why, dropped_by = "stale", _dropped_by(entry, epoch, records)
+        records = [read_tag(each) for each in tags_found]
+        if entry is not None and entry.stamp != _stamp(epoch, tags_found):
+            why, dropped_by = "stale", _dropped_by(entry, epoch, records)
         token = await self._token(plan, records, epoch)
         return Blocked() if token is None else Missing(token, why, dropped_by)
 
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
-        _, _, records, epoch = await self._read(None, self._plan(tags))
-        if _stamp(epoch, records) == stamp:
+        _, _, tags_found, epoch = await self._read(None, self._plan(tags))
+        if stamp is not None and _stamp(epoch, tags_found) == stamp:
             return Same()
         return await self.lookup(key, tags, codec)
 
@@ -302,7 +307,7 @@ class RedisBackend(KeyValueSurface):
         lead = cast("Lead | None", entry.lead)
         if lead is not None:
             self._keeper.drop(lead)
-        ttl = self._max_ttl if entry.ttl is None else min(entry.ttl, self._max_ttl)
+        ttl = self.max_ttl if entry.ttl is None else min(entry.ttl, self.max_ttl)
         shown = ttl if entry.ttl is not None else 0.0
         blob = entry_bytes(
             mine.stamp,
@@ -340,7 +345,11 @@ class RedisBackend(KeyValueSurface):
         keys = (self._names.entry(slot, key), lead.key, *home.keys)
         lease = round(self._lead_lease * 1000)
         script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
-        replies = await self._links.ask(slot, [(*script, mine.expected(home), mine.stamp)])
+        try:
+            replies = await self._links.ask(slot, [(*script, mine.expected(home), mine.stamp)])
+        except asyncio.CancelledError:
+            self.release(lead)  # it may have been granted
+            raise
         if replies.values[0] != 1:
             return Taken(again=replies.values[0] == 2)
         self._keeper.keep(lead)
@@ -359,13 +368,13 @@ class RedisBackend(KeyValueSurface):
         """Open a window, trying for at least two seconds; in lease mode with ``lease_wait="before"`` wait it out."""
         plan = self._plan(tags)
         window = Window(plan, writer[:64], self._write_lease / 3)
-        try:
-            await asyncio.gather(*(self._begin_in(window, group) for group in plan.groups))
-        except BackendError:
-            if window.nonces:  # on some slots, or without an answer: it must not block others for a whole lease
-                fresh = nonce()
-                self._keeper.deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
-            raise
+        opened = await asyncio.gather(*(self._begin_in(window, group) for group in plan.groups), return_exceptions=True)
+        failed = next((error for error in opened if error is not None), None)
+        if failed is not None:  # on some slots, or without an answer: it must not block others for a whole lease
+            window.closed = True
+            fresh = nonce()
+            self._keeper.deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
+            raise failed
         window.since = uptime()
         self._keeper.keep(window)
         if self._waits_before:
@@ -379,10 +388,23 @@ class RedisBackend(KeyValueSurface):
             attempts.append(nonce())
             return [self._opening(scripts.BEGIN, window, group, attempts[-1], self._announcement())]
 
-        replies = await self._links.ask_patiently(group.slot, commands, self._patience)
-        reply = replies.values[0]
+        replies = await self._change(window, group, commands, self._patience)
+        reply = replies.values[0] or [b""]
         window.announced = max(window.announced, _as_seconds(reply[0]))
         window.before[group.slot] = [version or _NONE for version in reply[1:]]
+
+    async def _change(
+        self, window: Window, group: _Group, commands: Callable[[], list[Command]], patience: float
+    ) -> Replies:
+        """Carry an invalidation through; on a Redis that is too full to note it, by forgetting the tags."""
+        try:
+            return await self._links.ask_patiently(group.slot, commands, patience)
+        except RefusedError as error:
+            if error.kind != "OutOfMemoryError":
+                raise
+            said = (self._names.bus, self._ids(window.plan, group))
+            forget = (scripts.FORGET, len(group.keys), *group.keys, *said)
+            return await self._links.ask_patiently(group.slot, lambda: [forget], patience)
 
     def _announcement(self) -> bytes:
         return b"" if self._links.sharded else self._names.leases
@@ -400,11 +422,15 @@ class RedisBackend(KeyValueSurface):
             return
         window = cast(Window, kept)
         for group in window.plan.groups:
+            if window.closed:
+                return
             commands = [self._opening(scripts.RENEW, window, group, window.nonces[group.slot][-1], nonce())]
-            replies = await self._links.ask_patiently(group.slot, lambda c=commands: c, self._patience)  # type: ignore[misc]
+            replies = await self._change(window, group, lambda c=commands: c, self._patience)  # type: ignore[misc]
             if replies.values[0] == 1:
                 window.since = uptime()
                 window.before.clear()  # versions were lost in between: nothing can be restored
+        if window.closed:  # ended meanwhile, perhaps before this renewal arrived: its marker must not stay
+            await self._close(window, 0, no_effect=False, fresh=nonce())
 
     async def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
         """Close a window; in lease mode return no earlier than every near tier has heard of it or lost its lease.
@@ -426,7 +452,17 @@ class RedisBackend(KeyValueSurface):
                 lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease
             )
             raise
-        await self._wait_out(mine)
+        finally:
+            await self._wait_out(mine)
+
+    def abandon(self, window: WindowProtocol) -> None:
+        """Close a window whose write was interrupted, with unknown outcome and without waiting."""
+        mine = cast(Window, window)
+        if not mine.closed:
+            mine.closed = True
+            self._keeper.drop(mine)
+            fresh, settle = nonce(), round(self._settle * 1000)
+            self._keeper.deliver(lambda: self._close(mine, settle, no_effect=False, fresh=fresh), 2 * self._write_lease)
 
     async def _close(
         self, window: Window, settle: int, *, no_effect: bool, fresh: bytes, patience: float = 0.0
@@ -446,8 +482,8 @@ class RedisBackend(KeyValueSurface):
         marks = b"".join(window.nonces[group.slot])
         said = (window.writer, self._names.bus, self._ids(window.plan, group), fresh, settle, before)
         command = (scripts.END, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, marks, *said)
-        replies = await self._links.ask_patiently(group.slot, lambda: [command], patience)
-        if replies.values[0] == 1:
+        replies = await self._change(window, group, lambda: [command], patience)
+        if replies.values[0] != 0:
             window.since = uptime()
 
     async def _wait_out(self, window: Window) -> None:
@@ -467,7 +503,7 @@ class RedisBackend(KeyValueSurface):
                 said = (window.writer, self._names.bus, self._ids(plan, group), self._announcement())
                 return [(scripts.MOVE, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, nonce(), *said)]
 
-            replies = await self._links.ask_patiently(group.slot, commands, self._patience)
+            replies = await self._change(window, group, commands, self._patience)
             window.announced = max(window.announced, _as_seconds(replies.values[0]))
 
         await asyncio.gather(*(move_in(group) for group in plan.groups))
@@ -514,6 +550,7 @@ class RedisBackend(KeyValueSurface):
             raise ConfigurationError("coherence", self.coherence, "a Redis Cluster has 'strict' only in this version")
         if self._bus is None:
             self._bus = Bus(self._links.blueprint, self._names, self.lease)
+            weakref.finalize(self, self._bus.stop)
         self._bus.add(heard, lost)
         return self._bus
 
@@ -542,8 +579,8 @@ class RedisBackend(KeyValueSurface):
     def _ids(plan: _Plan, group: _Group) -> bytes:
         return b"".join([plan.ids[at] for at in group.positions])
 
-    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, Any, list[TagRecord | None], bytes]:
-        """An entry's raw bytes, its remaining ms where a near tier needs them, its tags, the epoch of who answered."""
+    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, Any, list[Any], bytes]:
+        """Raw, an entry and its tags, its remaining ms where a near tier needs them; the epoch of who answered."""
         asked: list[tuple[bytes, list[Command]]] = []
         for group in plan.groups:
             if key is None or group.slot != plan.home:
@@ -561,7 +598,7 @@ class RedisBackend(KeyValueSurface):
             )
         raw: Any = None
         left: Any = None
-        records: list[TagRecord | None] = [None] * len(plan.ids)
+        found: list[Any] = [None] * len(plan.ids)
         epochs: list[bytes] = []
         for group, reply in zip(plan.groups, replies, strict=True):
             values = list(reply.values[0])
@@ -569,9 +606,9 @@ class RedisBackend(KeyValueSurface):
                 raw = values.pop(0)
                 left = reply.values[1] if self.serves_near_tier else None
             for at, value in zip(group.positions, values, strict=True):
-                records[at] = read_tag(value)
+                found[at] = value
             epochs.append(reply.epoch or b"")
-        return raw, left, records, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
+        return raw, left, found, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
 
     async def _token(self, plan: _Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
         """The token to load under; None while somebody writes. Records that are missing are minted."""
@@ -608,9 +645,8 @@ class RedisBackend(KeyValueSurface):
             return None
         age = max(0.0, self._wall() - entry.created)
         left = max(0.0, entry.ttl - age) if entry.ttl else None
-        if left is not None and left_ms is not None:  # by the server's clock: what a near copy lives by
-            left = max(0.001, left_ms / 1000)
-        return Found(stored, age, left, entry.load_seconds, None, entry.stamp)
+        kept_for = None if left_ms is None else max(0.001, left_ms / 1000)  # by the server's clock
+        return Found(stored, age, left, entry.load_seconds, None, entry.stamp, kept_for)
 
     def _bound(self, key: bytes, plan: _Plan) -> bytes:
         """What an entry's authentication is bound to beside what it says itself."""
@@ -629,10 +665,10 @@ def _is_free(record: TagRecord | None) -> bool:
     return record is not None and record.free
 
 
-def _stamp(epoch: bytes, records: Sequence[TagRecord | None]) -> bytes | None:
+def _stamp(epoch: bytes, tags_found: Sequence[object]) -> bytes | None:
     """What an entry must have been loaded under to be current; None where a tag was lost: then nothing is."""
-    versions = [record.version for record in records if record is not None]
-    return epoch + b"".join(versions) if len(versions) == len(records) else None
+    versions = versions_of(tags_found)
+    return None if versions is None else epoch + versions
 
 
 def _dropped_by(entry: EntryRecord, epoch: bytes, records: Sequence[TagRecord | None]) -> str:
@@ -660,8 +696,8 @@ def _as_seconds(announced: object) -> float:
 
 def _positive(value: float | timedelta, parameter: str) -> float:
     checked = seconds(value, parameter)
-    if checked is None:
-        raise ConfigurationError(parameter, value, "give a positive number of seconds")
+    if checked is None or checked > _LONGEST:
+        raise ConfigurationError(parameter, value, "give a positive number of seconds, ten years at most")
     return checked
 
 
@@ -675,6 +711,8 @@ async def _close_all() -> None:
 
 
 def _after_fork() -> None:
+    if _backends:
+        PORTAL.at_exit(_close_all)
     for backend in list(_backends):
         backend._start_anew()
 

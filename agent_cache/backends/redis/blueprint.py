@@ -7,13 +7,14 @@ client that was handed in is never closed, and each event loop gets its own. No 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from agent_cache.backends.urls import without_password
 from agent_cache.errors import ConfigurationError
 
 try:
@@ -81,11 +82,17 @@ class Blueprint:
 
 def _known(connection_class: Any, options: dict[str, Any]) -> dict[str, Any]:
     """What the installed redis-py's connection takes of it: versions differ in their extras."""
+    names = _parameters(connection_class)
+    return {name: value for name, value in options.items() if name in names}
+
+
+@functools.cache
+def _parameters(connection_class: Any) -> frozenset[str]:
     names: set[str] = set()
     for base in inspect.getmro(connection_class):
         if "__init__" in vars(base):
             names.update(inspect.signature(base).parameters)
-    return {name: value for name, value in options.items() if name in names}
+    return frozenset(names)
 
 
 def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
@@ -204,19 +211,3 @@ def _split(url: object) -> Any:
         return urlsplit(url)
     except ValueError:
         raise ConfigurationError("url", "…", _FIX) from None
-
-
-def without_password(url: str) -> str:
-    """A URL fit to be shown: no user, no password, no options; nothing that may be part of them."""
-    scheme, _, rest = url.partition("://")
-    where = rest.rpartition("@")[2] if "@" in rest else rest
-    hidden = "…@" if "@" in rest else ""
-    place = re.match(r"[A-Za-z0-9.,:\[\]_/-]*", where.partition("?")[0])
-    return (
-        f"{scheme}://{hidden}{place[0] if place else ''}"
-        if hidden or ":" not in rest.partition("/")[0]
-        else f"{scheme}://…"
-    )
-
-
-__all__ += ["without_password"]

@@ -53,6 +53,7 @@ class Bus:
         self.deaf_alarms = 0
         self._listeners: list[tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = []
         self._life: Future[None] | None = None
+        self.closed = False
         self._last_error = ""
 
     def add(self, heard: Callable[[Sequence[bytes]], None], lost: Callable[[], None]) -> None:
@@ -79,13 +80,20 @@ class Bus:
 
     async def close(self) -> None:
         """Stop listening; near tiers have no proof from now on."""
-        life, self._life = self._life, None
-        self.proven = _FOREVER_AGO
+        life = self._life
+        self.stop()
         if life is not None:
-            life.cancel()
             loop = PORTAL.loop
             if asyncio.get_running_loop() is not loop:
                 await asyncio.wrap_future(PORTAL.submit(asyncio.sleep(0)))
+
+    def stop(self) -> None:
+        """:meth:`close` without waiting, from any thread."""
+        life, self._life = self._life, None
+        self.proven = _FOREVER_AGO
+        self.closed = True
+        if life is not None:
+            life.cancel()
 
     async def _live(self) -> None:
         pause = self.lease / 4
@@ -94,7 +102,7 @@ class Bus:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is listened on; said by the alarm and by stats()
                 self._last_error = f"{type(error).__name__}: {error}"
             finally:
                 proven, self.proven = self.proven, _FOREVER_AGO
@@ -144,6 +152,8 @@ class Bus:
             if isinstance(reply, list):
                 kind = reply[0] if reply else b""
                 if kind == b"subscribe":
+                    if server is None and not subscribed:
+                        self._tell_lost()  # what was fetched before we were heard of may have changed unheard
                     subscribed = True
                 elif kind == b"message" and reply[1] == self._names.bus:
                     self._heard(reply[2])

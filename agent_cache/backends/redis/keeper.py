@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -38,7 +39,8 @@ class Keeper:
     def start_anew(self) -> None:
         """Forget everything: it is another process's after a fork."""
         self._lock = threading.Lock()
-        self._kept: dict[int, Kept] = {}
+        # weakly: a write whose loop was closed under it is not kept alive, and its marker runs out
+        self._kept: weakref.WeakValueDictionary[int, Kept] = weakref.WeakValueDictionary()
         self._running = False
         self._wake: asyncio.Event | None = None
 
@@ -52,7 +54,7 @@ class Keeper:
             self._running = True
         if start:
             PORTAL.submit(self._go_on())
-        elif self._wake is not None and kept.every < _LONGEST_PAUSE:
+        elif self._wake is not None:
             loop.call_soon_threadsafe(self._wake.set)
 
     def drop(self, kept: Kept) -> None:
@@ -72,14 +74,15 @@ class Keeper:
                 kept = list(self._kept.values())
             now = loop.time()
             for each in kept:
-                if each.due <= now:
+                if each.due <= now and id(each) in self._kept:
                     each.due = now + each.every
                     try:
                         await self._renew(each)
-                    except BackendError as error:
+                    except Exception as error:  # noqa: BLE001 - the others go on being renewed; this one is tried again soon
                         each.due = loop.time() + min(each.every, _FIRST_PAUSE * 5)
-                        log.debug("a lease could not be renewed, trying again: %s", error)
-            pause = max(0.01, min(each.due for each in kept) - loop.time())
+                        log.debug("a lease could not be renewed, trying again: %r", error)
+            pause = max(0.01, min((each.due for each in kept), default=now) - loop.time())
+            del kept
             self._wake.clear()
             try:
                 async with asyncio.timeout(pause):

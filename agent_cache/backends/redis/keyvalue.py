@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from agent_cache.backends.redis.links import Links
-from agent_cache.backends.redis.records import Names
+from agent_cache.backends.redis.records import Names, opened_value, sealed_value
 from agent_cache.backends.redis.wire import Command
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
@@ -27,10 +27,11 @@ _CODEC = codec_for(Any)
 class KeyValueSurface:
     """The key-value half of :class:`RedisBackend`."""
 
-    def __init__(self, links: Links, names: Names, default_ttl: float | None) -> None:
+    def __init__(self, links: Links, names: Names, default_ttl: float | None, seal: bytes | None) -> None:
         self._links = links
         self._names = names
         self._default_ttl = default_ttl
+        self._seal = seal
         self._hits = self._misses = self._corrupt = 0
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -59,7 +60,10 @@ class KeyValueSurface:
                     self._misses += 1
                     continue
                 try:
-                    found[key] = _CODEC.thaw_payload(raw).fresh()
+                    payload = opened_value(self._seal, self._names.value(key), raw)
+                    if payload is None:
+                        raise UnstorableResultError("codec_error", "not sealed with our secret")
+                    found[key] = _CODEC.thaw_payload(payload).fresh()
                     self._hits += 1
                 except UnstorableResultError:  # not ours, or damaged: a miss
                     self._misses += 1
@@ -74,7 +78,10 @@ class KeyValueSurface:
         """Store all in one round trip (on a Cluster: one per server)."""
         lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
         until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
-        payloads = {_text(key): _CODEC.freeze(value).payload() for key, value in items.items()}
+        payloads = {
+            key: sealed_value(self._seal, self._names.value(_text(key)), _CODEC.freeze(value).payload())
+            for key, value in items.items()
+        }
         for group in await self._each(list(payloads)):
             slot = _slot(self._names.value(group[0]))
             await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])
@@ -108,9 +115,9 @@ class KeyValueSurface:
 
     async def _drop_everything(self) -> None:
         """Values, entries and leads under the prefix; tag records stay, they are what keeps old loads out."""
-        tags = b"}t:"
-        found = [name async for name in self._scan(self._names.prefix) if tags not in name]
-        await self._unlink([name for name in found if name not in (self._names.bus, self._names.leases)])
+        found = [name async for name in self._scan(self._names.value(""))]
+        found += [name async for name in self._scan(self._names.prefix + b"{") if b"}t:" not in name]
+        await self._unlink(found)
 
     async def _unlink(self, names: list[bytes]) -> int:
         removed = 0

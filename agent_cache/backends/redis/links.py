@@ -23,14 +23,24 @@ from agent_cache.backends.redis.blueprint import Address, Blueprint
 from agent_cache.backends.redis.wire import Command, Replies, Wire, WireDownError
 from agent_cache.errors import BackendError
 
-__all__ = ["Links"]
+__all__ = ["Links", "RefusedError"]
 
 log = logging.getLogger("agent_cache")
 _FIRST_PROBE, _LONGEST_PROBE = 0.05, 1.0  # seconds between probes of a Redis that is away
 _PATIENCE_PAUSE = 0.05  # seconds between attempts of what must get through
 _AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK ", "MISCONF", "BUSY", "UNBLOCKED")
-_AWAY_TYPES = ("ReadOnlyError", "AskError", "TryAgainError", "ClusterDownError", "MasterDownError")
+_AWAY_TYPES = ("ReadOnlyError", "ClusterDownError", "MasterDownError")
+_MOVING_TYPES = ("AskError", "TryAgainError")
 _MAX_MOVES = 4
+_inherited: list[object] = []
+
+
+class RefusedError(BackendError):
+    """Redis is there and will not do it; ``kind`` is redis-py's name for why."""
+
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class _LoopWires:
@@ -68,17 +78,19 @@ class Links:
 
     def start_anew(self) -> None:
         """Forget every connection: they are another process's after a fork."""
+        if hasattr(self, "_loops"):  # a child must not close what it shares with its parent, not even by collecting it
+            _inherited.append(self._loops)
         self._lock = threading.Lock()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWires] = weakref.WeakKeyDictionary()
         self._slots: list[tuple[int, int, Address]] = []
-        self._down: str | None = None
-        self._prober: Future[None] | None = None
-        self._back: list[Callable[[], None]] = []
+        self._stale_slots = True
+        self._down: dict[Address | None, str] = {}
+        self._probers: dict[Address | None, Future[None]] = {}
 
     @property
     def down(self) -> str | None:
-        """Why the breaker is open; None while Redis answers."""
-        return self._down
+        """Why a breaker is open; None while all of Redis answers."""
+        return next(iter(self._down.values()), None)
 
     # -- asking
 
@@ -88,8 +100,8 @@ class Links:
         Raises:
             BackendError: Redis is away, or refused one of the commands.
         """
-        if self._down is not None:
-            raise WireDownError(self._down)
+        if self._down and (why := self._down.get(self._known_address(slot))) is not None:
+            raise WireDownError(why)
         try:
             try:
                 return await self._ask(slot, commands, wants_epoch)
@@ -98,7 +110,7 @@ class Links:
                     raise
                 return await self._ask(slot, commands, wants_epoch)
         except WireDownError as error:
-            self._trip(str(error))
+            self._trip(slot, error)
             raise
 
     async def ask_patiently(
@@ -128,7 +140,7 @@ class Links:
                 raise WireDownError(f"Redis at {self.where}: no answer within {patience} s") from None
             except WireDownError as error:
                 if loop.time() + _PATIENCE_PAUSE > until:
-                    self._trip(str(error))
+                    self._trip(slot, error)
                     raise
                 await asyncio.sleep(_PATIENCE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts
 
@@ -139,20 +151,24 @@ class Links:
             try:
                 replies = await wire.ask(commands, wants_epoch=wants_epoch)
             except WireDownError:
-                self._slots = []  # a failover may have given the slot another server
+                self._stale_slots = True  # a failover may have given the slot another server
                 raise
             refused = next((reply for reply in replies.values if isinstance(reply, ResponseError)), None)
             if refused is None:
                 return replies
-            if self.sharded and type(refused).__name__ == "MovedError":
-                self._slots = []
+            kind = type(refused).__name__
+            if self.sharded and kind == "MovedError":
+                self._stale_slots = True
                 continue
             text = str(refused)
-            if type(refused).__name__ in _AWAY_TYPES or any(text.startswith(word) for word in _AWAY):
-                await wire.reset()  # a demoted primary, a slot on the move: look again who is in charge
-                self._slots = []
+            if kind in _MOVING_TYPES:  # a slot on its way to another server: soon over, and no fault of this one
+                self._stale_slots = True
+                raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", is_outage=False)
+            if kind in _AWAY_TYPES or any(text.startswith(word) for word in _AWAY):
+                wire.distrust()  # a demoted primary: look again who is in charge
+                self._stale_slots = True
                 raise WireDownError(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)
-            raise BackendError(f"Redis at {self.where} refused a command: {type(refused).__name__}: {text[:300]}")
+            raise RefusedError(f"Redis at {self.where} refused a command: {kind}: {text[:300]}", kind)
         raise WireDownError(f"Redis at {self.where}: the slot keeps moving")
 
     def _wire(self, address: Address | None) -> Wire:
@@ -188,15 +204,22 @@ class Links:
         """The primary that owns a hash tag's slot."""
         number: int = key_slot(slot)
         for _ in range(2):
-            for first, last, address in self._slots:
-                if first <= number <= last:
-                    return address
+            if not self._stale_slots and (address := self._owner(number)) is not None:
+                return address
             await self._learn_slots()
         raise WireDownError(f"Redis at {self.where}: no server owns slot {number}", was_up=True)
+
+    def _owner(self, number: int) -> Address | None:
+        return next((address for first, last, address in self._slots if first <= number <= last), None)
+
+    def _known_address(self, slot: bytes) -> Address | None:
+        """Which server's breaker is asked: the slot's owner as far as is known."""
+        return self._owner(key_slot(slot)) if self.sharded else None
 
     async def _learn_slots(self) -> None:
         error: BackendError | None = None
         known = list(dict.fromkeys([*self.blueprint.nodes, *(address for _, _, address in self._slots)]))
+        known.sort(key=lambda node: node in self._down)
         for node in known:
             try:
                 replies = await self._wire(node).ask([("CLUSTER", "SLOTS")])
@@ -206,6 +229,7 @@ class Links:
             rows = replies.values[0]
             if isinstance(rows, Exception):
                 raise BackendError(f"Redis at {self.where} is no Cluster ({rows}); use redis:// for a single server")
+            self._stale_slots = False
             self._slots = [
                 (int(row[0]), int(row[1]), ((row[2][0] or node[0].encode()).decode(), int(row[2][1]))) for row in rows
             ]
@@ -231,49 +255,53 @@ class Links:
 
     # -- the breaker
 
-    def _trip(self, why: str) -> None:
-        """Nobody waits any more, until a probe has been answered."""
+    def _trip(self, slot: bytes, error: WireDownError) -> None:
+        """Nobody waits for this server any more, until a probe has been answered."""
+        if not error.is_outage:
+            return
+        address = self._known_address(slot)
         with self._lock:
-            if self._down is not None:
+            if address in self._down:
                 return
-            self._down = why
-        log.debug("the breaker is open: %s", why)
-        self._prober = PORTAL.submit(self._probe())
+            self._down[address] = str(error)
+        log.debug("the breaker is open: %s", error)
+        self._probers[address] = PORTAL.submit(self._probe(address))
 
-    async def _probe(self) -> None:
+    async def _probe(self, address: Address | None) -> None:
         pause = _FIRST_PROBE
         while True:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - keeps a fleet apart, guards nothing
             pause = min(pause * 2, _LONGEST_PROBE)
             try:
-                for slot in await self.primaries():
-                    await self._ask(slot, [("PING",)], wants_epoch=True)
-            except BackendError as error:
-                self._down = str(error)
+                if self.sharded:  # it may have been replaced: then nobody asks it any more
+                    await self._learn_slots()
+                if not self.sharded or address is None or any(address == owner for _, _, owner in self._slots):
+                    await self._wire(address if self.sharded else None).ask([("PING",)], wants_epoch=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is not well yet; it is asked again
+                self._down[address] = str(error)
                 continue
-            self._down = None
-            for tell in list(self._back):
-                tell()
+            self._down.pop(address, None)
+            self._probers.pop(address, None)
             return
-
-    def when_back(self, tell: Callable[[], None]) -> None:
-        """Call this, on the portal, each time Redis answers again."""
-        self._back.append(tell)
 
     # -- closing
 
     async def close(self) -> None:
         """Close this loop's connections, and the portal's; stop looking whether Redis is back."""
-        prober, self._prober = self._prober, None
-        if prober is not None:
-            prober.cancel()
-            self._down = None
+        self.stop()
         here = self._loops.get(asyncio.get_running_loop())
         if here is not None:
             await here.close()
         portal = next((loop for loop in list(self._loops) if loop is PORTAL._loop), None)
         if portal is not None and portal is not asyncio.get_running_loop():
             await asyncio.wrap_future(PORTAL.submit(self.close_here()))
+
+    def stop(self) -> None:
+        """Stop probing; from any thread."""
+        probers, self._probers = self._probers, {}
+        for prober in probers.values():
+            prober.cancel()
+        self._down = {}
 
     async def close_here(self) -> None:
         here = self._loops.get(asyncio.get_running_loop())

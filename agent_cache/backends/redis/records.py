@@ -6,7 +6,7 @@ An entry of an unknown format is a miss, and is replaced.
 
 * tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
   the server's clock], then the name of the last writer.
-* entry: ``E1`` flags[1] tags[1] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
+* entry: ``E1`` flags[1] tags[2] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
   authentication if flags say so, then the payload.
 
 Nothing of a call's arguments is in a key: they are digests. What these records mean is the backend's business.
@@ -23,16 +23,29 @@ from dataclasses import dataclass
 
 from agent_cache.tags import Tag
 
-__all__ = ["EntryRecord", "Names", "TagRecord", "entry_bytes", "epoch_bytes", "read_entry", "read_tag", "tag_id"]
+__all__ = [
+    "EntryRecord",
+    "Names",
+    "TagRecord",
+    "entry_bytes",
+    "epoch_bytes",
+    "opened_value",
+    "read_entry",
+    "read_tag",
+    "sealed_value",
+    "tag_id",
+    "versions_of",
+]
 
 NONCE = 12
 EPOCH = 20
 _TAG_HEAD = 30
 _WRITER = NONCE + 13
-_ENTRY_HEAD = 4 + EPOCH
+_ENTRY_HEAD = 5 + EPOCH
 _FIGURES = struct.Struct(">ddd")
 _SEALED = 1
 _SEAL = 16
+_T = ord("T")
 _HEX = re.compile(rb"[0-9A-Fa-f]{4}")
 
 
@@ -59,6 +72,16 @@ def read_tag(raw: object) -> TagRecord | None:
     return TagRecord(raw[2:14], raw[14:26], writers == 0, raw[behind:].decode("utf-8", "replace"))
 
 
+def versions_of(raws: Sequence[object]) -> bytes | None:
+    """The versions of tag records, one after the other, without reading the rest; None if one is missing or not ours."""
+    versions: list[bytes] = []
+    for raw in raws:
+        if type(raw) is not bytes or len(raw) < _TAG_HEAD or raw[0] != _T:
+            return None
+        versions.append(raw[2:14])
+    return b"".join(versions)
+
+
 @dataclass(slots=True)
 class EntryRecord:
     """An entry: ``stamp`` is its epoch and versions, ``created`` seconds of a wall clock, for people only."""
@@ -76,7 +99,13 @@ def entry_bytes(
 ) -> bytes:
     """An entry as it is stored; with a secret it is authenticated together with its key, tags (in the key) and stamp."""
     count = (len(stamp) - EPOCH) // NONCE
-    head = b"E1" + bytes((_SEALED if seal else 0, count)) + stamp + _FIGURES.pack(created, ttl, load_seconds)
+    head = (
+        b"E1"
+        + bytes((_SEALED if seal else 0,))
+        + count.to_bytes(2, "big")
+        + stamp
+        + _FIGURES.pack(created, ttl, load_seconds)
+    )
     return head + (_mac(seal, key, head, payload) if seal else b"") + payload
 
 
@@ -84,7 +113,7 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     """An entry; None for whatever is not one, or not sealed with our secret."""
     if not isinstance(raw, bytes) or len(raw) < _ENTRY_HEAD + _FIGURES.size or raw[:2] != b"E1":
         return None
-    flags, count = raw[2], raw[3]
+    flags, count = raw[2], int.from_bytes(raw[3:5], "big")
     stamp_end = _ENTRY_HEAD + count * NONCE
     head_end = stamp_end + _FIGURES.size
     body = head_end + (_SEAL if flags & _SEALED else 0)
@@ -94,7 +123,7 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, head, payload))):
         return None
     created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
-    return EntryRecord(raw[4:stamp_end], created, ttl, load_seconds, payload, mac)
+    return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac)
 
 
 def _mac(seal: bytes, key: bytes, head: bytes, payload: bytes) -> bytes:
@@ -102,6 +131,18 @@ def _mac(seal: bytes, key: bytes, head: bytes, payload: bytes) -> bytes:
     for part in (key, head, payload):
         mac.update(part)
     return mac.digest()
+
+
+def sealed_value(seal: bytes | None, key: bytes, payload: bytes) -> bytes:
+    """A key-value payload, with a secret authenticated together with its key."""
+    return payload if seal is None else _mac(seal, key, b"", payload) + payload
+
+
+def opened_value(seal: bytes | None, key: bytes, raw: bytes) -> bytes | None:
+    """The payload again; None if it was not sealed with this secret under this key."""
+    if seal is None:
+        return raw
+    return raw[_SEAL:] if hmac.compare_digest(raw[:_SEAL], _mac(seal, key, b"", raw[_SEAL:])) else None
 
 
 def epoch_bytes(text: str | bytes) -> bytes:

@@ -33,12 +33,14 @@ _OLDEST = (6, 2)
 class WireDownError(BackendError):
     """The connection could not be made, was lost, or said nothing in time.
 
-    ``was_up``: it had worked before and was lost at once, so a new one may well work.
+    ``was_up``: it had worked before and was lost at once, so a new one may well work. ``is_outage``: it says something
+    about the server, not only about this one request.
     """
 
-    def __init__(self, text: str, *, was_up: bool = False) -> None:
+    def __init__(self, text: str, *, was_up: bool = False, is_outage: bool = True) -> None:
         super().__init__(text)
         self.was_up = was_up
+        self.is_outage = is_outage
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Wire:
         self._queue: list[_Asked] = []
         self._pump: asyncio.Task[None] | None = None
         self._connection: Any = None
+        self._is_suspect = False
         self._progress = 0
         self._watch: asyncio.TimerHandle
 
@@ -103,10 +106,13 @@ class Wire:
             self._pump = None
             for asked in (*batch, *self._queue):  # nobody waits for ever: the loop is closing, or this is a bug of ours
                 if not asked.reply.done():
-                    asked.reply.set_exception(WireDownError(f"Redis at {self._where}: the connection was closed"))
+                    text = f"Redis at {self._where}: the connection was closed"
+                    asked.reply.set_exception(WireDownError(text, is_outage=False))
             self._queue = []
 
     async def _carry(self, batch: list[_Asked]) -> None:
+        if self._is_suspect:
+            await self._drop()
         was_up = self._connection is not None
         try:
             if self._connection is None:
@@ -183,20 +189,20 @@ class Wire:
         self._count()
         packed = connection.pack_commands([_plain(command) for command in sent])
         await connection.send_packed_command(packed, check_health=False)
-        replies = [await self._reply() for _ in sent]
+        replies = [await self._reply(connection) for _ in sent]
         unknown = [at for at, reply in enumerate(replies) if type(reply) is not list and _is_no_script(reply)]
         if unknown:
             await self._again(sent, replies, unknown, asks_epoch=asks_epoch)
         epoch: bytes | Exception | None = self._own_epoch
         if asks_epoch:
             epoch = self._epoch(replies[-1])
-        demoted = False
+            if isinstance(epoch, WireDownError):
+                self.distrust()  # whoever asks next has to find out who is in charge now
         for asked, mine in zip(batch, places, strict=True):
             if asked.reply.done():
                 continue  # its caller has left
             if asked.wants_epoch and isinstance(epoch, Exception):
                 asked.reply.set_exception(epoch)
-                demoted = demoted or isinstance(epoch, WireDownError)
             else:
                 asked.reply.set_result(
                     Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None)
@@ -210,11 +216,11 @@ class Wire:
             anew.append(("INFO", "replication"))
         await connection.send_packed_command(connection.pack_commands(anew), check_health=False)
         for at in [*unknown, -1] if asks_epoch else unknown:
-            replies[at] = await self._reply()
+            replies[at] = await self._reply(connection)
 
-    async def _reply(self) -> Any:
+    async def _reply(self, connection: Any) -> Any:
         try:
-            reply = await self._connection.read_response(disable_decoding=True)
+            reply = await connection.read_response(disable_decoding=True)
         except ResponseError as error:
             reply = error
         self._progress += 1
@@ -242,6 +248,7 @@ class Wire:
                 asked.reply.set_exception(WireDownError(text, was_up=was_up))
 
     async def _drop(self) -> None:
+        self._is_suspect = False
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
@@ -249,9 +256,9 @@ class Wire:
             except Exception:  # noqa: BLE001 - it is gone either way
                 pass
 
-    async def reset(self) -> None:
-        """Drop the connection; the next to ask makes a new one."""
-        await self._drop()
+    def distrust(self) -> None:
+        """Make a new connection for what is asked next: the server may not be the one in charge any more."""
+        self._is_suspect = True
 
     async def close(self) -> None:
         """Close the connection. A later :meth:`ask` opens it again."""

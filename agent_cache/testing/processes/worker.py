@@ -1,0 +1,599 @@
+"""One process of the litmus: sessions whose tools are cached, and calls in a hurry.
+
+``python -m agent_cache.testing.processes.worker``, started by the runner, which writes one line of JSON to its standard
+input. What belongs here: making calls and telling the referee. What does not: judging, breaking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from agent_cache.testing.processes.caches import Cache, Setup, Tool, load_cache
+from agent_cache.testing.processes.channel import Client
+
+__all__ = ["MIXES", "Config", "Mix", "Worker", "main"]
+
+_ALL = "all"
+_SLOW = 0.1  # seconds a load takes while its sharing is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How much of what."""
+
+    writes: float
+    faults: float
+    cancels: float
+    load_faults: float
+    twins: float
+    longest: int
+    """The longest pause inside a tool, in milliseconds,"""
+    long: float
+    """but for this share: those take up to a tenth of a second."""
+
+
+MIXES = {
+    "adversarial": Mix(writes=0.15, faults=0.4, cancels=0.04, load_faults=0.01, twins=0.2, longest=6, long=0.01),
+    "read-mostly": Mix(writes=0.004, faults=0.1, cancels=0.005, load_faults=0.0, twins=0.05, longest=4, long=0.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the parent tells a worker on its standard input."""
+
+    socket: str
+    worker: int
+    """Its number, another one after a restart."""
+    url: str
+    prefix: str
+    cache: str
+    seed: int
+    idents: int
+    late: bool
+    """Whether commits may land after the call has ended."""
+    mix: str
+    sessions: int = 4
+    lanes: int = 4
+
+
+class LoadFailed(Exception):  # noqa: N818 - the litmus's tools fail on purpose
+    """A read tool failed on purpose; its argument is the number of the load."""
+
+
+class WriteFailed(Exception):  # noqa: N818 - as above
+    """A write tool failed on purpose; its argument is the number of the write."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    name: str
+    identity: dict[str, str]
+
+    def owner(self, scope: str) -> str:
+        if scope == "global":
+            return ""
+        return self.name if scope == "session" else f"{self.identity['tenant']}/{self.identity['user']}"
+
+
+@dataclass(slots=True)
+class _Read:
+    name: str
+    family: str
+    scope: str
+    whole: bool
+    call: Tool
+    threaded: bool
+
+
+@dataclass(slots=True)
+class _Write:
+    name: str
+    family: str
+    every: bool
+    """It changes the entity of everyone, not only the caller's."""
+    whole: bool
+    call: Tool
+    threaded: bool
+
+
+@dataclass(slots=True)
+class _Plan:
+    kind: str
+    entities: list[str]
+    before: float
+    after: float
+    heard: int = 0
+    outcome: str = "never ran"
+
+
+class _Cancelled:
+    """Whether a call was cancelled by us."""
+
+    __slots__ = ("yes",)
+
+    def __init__(self) -> None:
+        self.yes = False
+
+
+_caller: ContextVar[_Session] = ContextVar("litmus_caller")
+_OWNED = {"mine": "user", "note": "session"}
+_PEOPLE = (("acme", "u1"), ("acme", "u2"), ("other", "u1"))
+
+
+class Worker:
+    """Runs until the parent says ``quit``, hangs up, or kills it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._rng = random.Random(config.seed)
+        self._mix = MIXES[config.mix]
+        self._numbers = itertools.count(config.worker << 32)
+        self._cache: Cache = load_cache(config.cache)(Setup(config.url, config.prefix, config.idents))
+        self._plans: dict[int, _Plan] = {}
+        self._late: set[asyncio.Task[None]] = set()
+        self._slow = False
+        self._sessions = [
+            _Session(f"{config.prefix}{config.worker}-{index}", {"tenant": tenant, "user": user})
+            for index in range(config.sessions)
+            for tenant, user in [_PEOPLE[index % len(_PEOPLE)]]
+        ]
+        self._contexts: list[tuple[_Session, contextvars.Context]] = []
+        self._running = True
+        self._lanes: list[asyncio.Task[None]] = []
+        self._quit = asyncio.Event()
+        self._orders: set[asyncio.Task[None]] = set()
+        self._client = Client(self._on_order, self._orphaned)
+        self._make_tools()
+
+    async def run(self) -> None:
+        """Connect, make calls until told to stop, answer questions, end."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(16))
+        await self._client.connect(self._config.socket)
+        await self._cache.open()
+        await self._client.ask("hello", self._config.worker)
+        opened = [asyncio.Event() for _ in self._sessions]
+        keepers = [
+            asyncio.create_task(self._keep(session, event))
+            for session, event in zip(self._sessions, opened, strict=True)
+        ]
+        for event in opened:
+            await event.wait()
+        for session, context in self._contexts:
+            for _ in range(self._config.lanes):
+                self._lanes.append(loop.create_task(self._lane(session), context=context.copy()))
+        await self._quit.wait()
+        await asyncio.gather(*keepers)
+        await self._cache.close()
+        self._client.tell("bye")
+        self._client.channel.flush()
+        await asyncio.sleep(0.05)
+
+    async def _keep(self, session: _Session, opened: asyncio.Event) -> None:
+        _caller.set(session)
+        async with self._cache.session(session.name, session.identity):
+            self._contexts.append((session, contextvars.copy_context()))
+            opened.set()
+            await self._quit.wait()
+
+    # -- what the parent says -----------------------------------------------------------------------------------
+
+    def _orphaned(self) -> None:
+        os._exit(0)
+
+    def _on_order(self, order: list[Any]) -> None:
+        if order[0] == "mix":
+            self._mix = MIXES[order[1]]
+        elif order[0] == "quit":
+            self._quit.set()
+        else:
+            doing = (
+                self._storm(*order[1:])
+                if order[0] == "storm"
+                else self._look()
+                if order[0] == "look"
+                else self._drain()
+            )
+            task = asyncio.create_task(self._obey(order[0], doing))
+            self._orders.add(task)
+            task.add_done_callback(self._orders.discard)
+
+    async def _obey(self, word: str, doing: Coroutine[Any, Any, None]) -> None:
+        try:
+            await doing
+        except Exception:  # noqa: BLE001 - the finding is the parent's to report
+            self._client.tell("spurious", f"{word}: {traceback.format_exc()}")
+        self._client.tell("done", word)
+
+    async def _drain(self) -> None:
+        """Start nothing more; done when all calls have ended, and all commits landed."""
+        self._running = False
+        if self._lanes:
+            await asyncio.wait(self._lanes)
+        for lane in self._lanes:
+            if not lane.cancelled() and lane.exception() is not None:
+                self._client.tell("spurious", f"a lane ended with {lane.exception()!r}")
+        if self._late:
+            await asyncio.wait(self._late)
+
+    async def _storm(self, ident: int, callers: int) -> None:
+        """Many callers at once for what nobody has: one load will do."""
+        self._slow = True
+        read = self._reads[0]
+        calls = [
+            asyncio.get_running_loop().create_task(
+                self._call_read(session, read, ident, _Cancelled()), context=context.copy()
+            )
+            for session, context in itertools.islice(itertools.cycle(self._contexts), callers)
+        ]
+        await asyncio.wait(calls)
+        self._slow = False
+
+    async def _look(self) -> None:
+        """Every key, in every session: right, and the second time from the cache."""
+        loop = asyncio.get_running_loop()
+        for session, context in self._contexts:
+            await loop.create_task(self._look_in(session), context=context.copy())
+
+    async def _look_in(self, session: _Session) -> None:
+        for read in self._reads:
+            for ident in [_ALL] if read.whole else range(self._config.idents):
+                key, entities = self._key(read, ident, session), self._entities(read.family, ident, session, read.whole)
+                first = await self._surely(session, read, ident)
+                current, lost = await self._client.ask("current", entities)
+                if not isinstance(first, list) or first[2] != current:
+                    if not lost:
+                        self._client.tell("stuck", f"{key} is {first}, the source has {current}")
+                    continue
+                second = await self._surely(session, read, ident)
+                if not isinstance(second, list) or second[0] != first[0]:
+                    self._client.tell("uncached", f"{key}: {first}, then {second}")
+
+    async def _surely(self, session: _Session, read: _Read, ident: Any) -> Any:
+        return await self._call_read(session, read, ident, _Cancelled())
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    async def _lane(self, session: _Session) -> None:
+        rng = self._rng
+        background: set[asyncio.Task[None]] = set()
+        while self._running:
+            mix = self._mix
+            family = rng.choices(("item", "mine", "note"), (60, 30, 10))[0]
+            ident = min(rng.randrange(self._config.idents), rng.randrange(self._config.idents))
+            writes = rng.random() < mix.writes
+            tasks = {self._start(session, family, ident, writes=writes)}
+            if writes and rng.random() < mix.twins:  # models emit calls in parallel, and of the same thing
+                tasks.add(self._start(session, family, ident, writes=rng.random() < 0.5))
+            if rng.random() < 0.7:
+                await asyncio.wait(tasks)
+            background |= {task for task in tasks if not task.done()}
+            if len(background) > 3:
+                await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
+                background = {task for task in background if not task.done()}
+            if rng.random() < 0.2:
+                await self._pause(self._length())
+        if background:
+            await asyncio.wait(background)
+
+    def _start(self, session: _Session, family: str, ident: int, *, writes: bool) -> asyncio.Task[None]:
+        rng, cancelled = self._rng, _Cancelled()
+        call: Coroutine[Any, Any, Any]
+        threaded = False
+        if writes:
+            write = rng.choice(self._writes_of[family])
+            threaded = write.threaded
+            call = self._call_write(session, write, ident, cancelled)
+        else:
+            read = rng.choice(self._reads_of[family])
+            threaded = read.threaded
+            call = self._call_read(session, read, _ALL if read.whole else ident, cancelled)
+        task: asyncio.Task[None] = asyncio.create_task(call)
+        if not threaded and rng.random() < self._mix.cancels:
+            asyncio.get_running_loop().call_later(rng.uniform(0, 0.008), _cancel, task, cancelled)
+        return task
+
+    def _length(self) -> float:
+        """0, or minus a few rounds of the loop, or some milliseconds, in seconds."""
+        drawn = self._rng.random()
+        if drawn < self._mix.long:
+            return self._rng.uniform(0.03, 0.1)
+        if drawn < 0.4:
+            return 0.0
+        return -float(self._rng.randint(1, 3)) if drawn < 0.6 else self._rng.uniform(0, self._mix.longest / 1000)
+
+    @staticmethod
+    async def _pause(length: float) -> None:
+        if length > 0:
+            await asyncio.sleep(length)
+        else:
+            for _ in range(int(-length)):
+                await asyncio.sleep(0)
+
+    def _key(self, read: _Read, ident: Any, session: _Session) -> str:
+        return f"{read.name}({ident})@{session.owner(read.scope)}"
+
+    def _entities(self, family: str, ident: Any, session: _Session, whole: bool) -> list[str]:
+        owner = session.owner(_OWNED.get(family, "global"))
+        return [f"{family}/{owner}:{each}" for each in (range(self._config.idents) if whole else [ident])]
+
+    async def _call_read(self, session: _Session, read: _Read, ident: Any, cancelled: _Cancelled) -> Any:
+        client, number = self._client, next(self._numbers)
+        key, owner = self._key(read, ident, session), session.owner(read.scope)
+        entities = self._entities(read.family, ident, session, read.whole)
+        try:
+            await client.ask("rb", number, session.name, key, owner, entities)
+            value = await (asyncio.to_thread(read.call, ident) if read.threaded else read.call(ident))
+        except LoadFailed as failure:
+            client.tell("rx", number, failure.args[0])
+        except asyncio.CancelledError:
+            client.tell("rx", number, None)
+            if not cancelled.yes:
+                client.tell("spurious", f"{key} was cancelled by nobody")
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else a cache raises is the finding
+            client.tell("rx", number, None)
+            client.tell("spurious", f"{key} raised {error!r}")
+        else:
+            client.tell("re", number, value)
+            return value
+        return None
+
+    async def _call_write(self, session: _Session, write: _Write, ident: Any, cancelled: _Cancelled) -> None:
+        rng, mix, client, number = self._rng, self._mix, self._client, next(self._numbers)
+        people = (
+            {s.owner(_OWNED.get(write.family, "global")): s for s in self._sessions} if write.every else {"": session}
+        )
+        declared = [e for s in people.values() for e in self._entities(write.family, ident, s, write.whole)]
+        kind = rng.choice(self._kinds) if rng.random() < mix.faults else "ok"
+        changed = declared if rng.random() < 0.5 else [rng.choice(declared)]
+        plan = self._plans[number] = _Plan(kind, changed, self._length(), self._length())
+        client.tell("wb", number, declared)
+        how = "raised"
+        try:
+            call = asyncio.to_thread(write.call, ident, number) if write.threaded else write.call(ident, number)
+            returned = await call
+            how = "returned"
+            if returned != number or plan.outcome != "returned":
+                client.tell("spurious", f"{write.name}({ident}) returned {returned!r} though its tool {plan.outcome}")
+        except (WriteFailed, TimeoutError) as error:
+            if plan.outcome != "raised" or error.args != (number,):
+                client.tell("spurious", f"{write.name}({ident}) raised {error!r} though its tool {plan.outcome}")
+        except asyncio.CancelledError:
+            how = "cancelled"
+            if not cancelled.yes:
+                client.tell("spurious", f"{write.name}({ident}) was cancelled by nobody")
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else a cache raises is the finding
+            if plan.outcome == "declared no effect" and isinstance(error, self._cache.no_effect or ()):
+                how = "no effect"
+            elif plan.outcome == "never ran" and self._cache.refused(error):
+                how = "refused"
+            else:
+                client.tell("spurious", f"{write.name}({ident}) raised {error!r} though its tool {plan.outcome}")
+        finally:
+            del self._plans[number]
+            client.tell("wr", number, how, plan.heard)
+
+    # -- the tools ----------------------------------------------------------------------------------------------
+
+    def _make_tools(self) -> None:
+        threads = self._cache.threads
+        self._reads = [
+            self._make_read(name, family, scope, whole=whole, threaded=threaded and threads)
+            for name, family, scope, whole, threaded in (
+                ("item_for_all", "item", "global", False, False),
+                ("item_for_user", "item", "user", False, False),
+                ("item_in_thread", "item", "global", False, True),
+                ("items_for_all", "item", "global", True, False),
+                ("mine", "mine", "user", False, False),
+                ("all_of_mine", "mine", "user", True, False),
+                ("note", "note", "session", False, False),
+            )
+        ]
+        self._writes = [
+            self._make_write(name, family, scope, every=every, whole=whole, threaded=threaded and threads)
+            for name, family, scope, every, whole, threaded in (
+                ("change_item", "item", "global", False, False, False),
+                ("change_item_too", "item", "global", False, False, False),
+                ("change_item_in_thread", "item", "global", False, False, True),
+                ("change_items", "item", "global", False, True, False),
+                ("change_mine", "mine", "user", False, False, False),
+                ("change_mine_too", "mine", "user", False, False, False),
+                ("change_mine_for_all", "mine", "global", True, False, False),
+                ("change_note", "note", "session", False, False, False),
+            )
+        ]
+        self._reads_of = {family: [r for r in self._reads if r.family == family] for family in ("item", "mine", "note")}
+        self._writes_of = {
+            family: [w for w in self._writes if w.family == family] for family in ("item", "mine", "note")
+        }
+        self._kinds = ["raise", "refuse"]
+        if self._cache.no_effect is not None:
+            self._kinds.append("no_effect")
+        if self._cache.settle and self._config.late:
+            self._kinds.append("late")
+
+    def _make_read(self, name: str, family: str, scope: str, *, whole: bool, threaded: bool) -> _Read:
+        async def load(ident: Any) -> Any:
+            return await self._load(read, ident)
+
+        def load_blocking(ident: Any) -> Any:
+            return self._load_blocking(read, ident)
+
+        tool: Tool = load_blocking if threaded else load
+        tool.__name__ = tool.__qualname__ = name
+        read = _Read(name, family, scope, whole, tool, threaded)
+        resource = family if whole else family + ":{ident}"
+        read.call = self._cache.read(tool, resource, scope, lambda: _caller.get().owner(scope))
+        return read
+
+    def _make_write(self, name: str, family: str, scope: str, *, every: bool, whole: bool, threaded: bool) -> _Write:
+        async def write(ident: Any, number: Any) -> Any:
+            return await self._run_write(number)
+
+        def write_blocking(ident: Any, number: Any) -> Any:
+            return self._run_write_blocking(number)
+
+        tool: Tool = write_blocking if threaded else write
+        tool.__name__ = tool.__qualname__ = name
+        resource = family if whole else family + ":{ident}"
+        return _Write(name, family, every, whole, self._cache.write(tool, resource, scope), threaded)
+
+    def _begin_load(self, read: _Read, ident: Any, say: Callable[..., None]) -> tuple[int, str]:
+        session, number = _caller.get(), next(self._numbers)
+        owner = session.owner(read.scope)
+        entities = self._entities(read.family, ident, session, read.whole)
+        say("lb", number, self._key(read, ident, session), owner, entities)
+        return number, owner
+
+    async def _load(self, read: _Read, ident: Any) -> Any:
+        number, owner = self._begin_load(read, ident, self._client.tell)
+        try:
+            await self._pause(_SLOW if self._slow else self._length())
+            if self._rng.random() < self._mix.load_faults and self._running:
+                raise LoadFailed(number)
+            sampled = await self._client.ask("ls", number)
+            await self._pause(self._length())
+        finally:
+            self._client.tell("le", number)
+        return [number, owner, sampled]
+
+    def _load_blocking(self, read: _Read, ident: Any) -> Any:
+        number, owner = self._begin_load(read, ident, self._client.tell_from_thread)
+        try:
+            _pause_thread(self._length())
+            sampled = self._client.ask_from_thread("ls", number)
+            _pause_thread(self._length())
+        finally:
+            self._client.tell_from_thread("le", number)
+        return [number, owner, sampled]
+
+    async def _run_write(self, number: int) -> Any:
+        client, plan = self._client, self._plans[number]
+        cancelled = False
+        try:
+            await self._heard(plan, "wt", number)
+            await self._pause(plan.before)
+            self._before_commit(plan, number)
+            if plan.kind != "late":
+                await self._heard(plan, "wc", number, plan.entities)
+            await self._pause(plan.after)
+            return self._after_commit(plan, number)
+        except asyncio.CancelledError:
+            plan.outcome = "was cancelled"
+            cancelled = True
+            raise
+        finally:
+            if cancelled:
+                client.tell("we", number)
+            else:
+                await self._heard(plan, "we", number)
+
+    async def _heard(self, plan: _Plan, word: str, *rest: Any) -> None:
+        await self._client.ask(word, *rest)
+        plan.heard += 1
+
+    def _run_write_blocking(self, number: int) -> Any:
+        ask, plan = self._client.ask_from_thread, self._plans[number]
+        try:
+            ask("wt", number)
+            _pause_thread(plan.before)
+            self._before_commit(plan, number)
+            if plan.kind != "late":
+                ask("wc", number, plan.entities)
+            _pause_thread(plan.after)
+            return self._after_commit(plan, number)
+        finally:
+            ask("we", number)
+            plan.heard = 99  # all of them
+
+    def _before_commit(self, plan: _Plan, number: int) -> None:
+        if plan.kind == "refuse":
+            plan.outcome = "raised"
+            raise WriteFailed(number)
+        if plan.kind == "no_effect":
+            assert self._cache.no_effect is not None
+            plan.outcome = "declared no effect"
+            raise self._cache.no_effect("nothing to do")
+
+    def _after_commit(self, plan: _Plan, number: int) -> int:
+        if plan.kind == "raise":
+            plan.outcome = "raised"
+            raise WriteFailed(number)
+        if plan.kind == "late":
+            plan.outcome = "raised"
+            self._client._loop.call_soon_threadsafe(self._land_later, plan.entities)
+            raise TimeoutError(number)
+        plan.outcome = "returned"
+        return number
+
+    def _land_later(self, entities: list[str]) -> None:
+        async def land() -> None:
+            await asyncio.sleep(self._rng.uniform(0, 0.4 * self._cache.settle))
+            await self._client.ask("wl", entities)
+
+        task = asyncio.create_task(land())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+
+def _pause_thread(length: float) -> None:
+    if length > 0:
+        threading.Event().wait(length)
+
+
+def _cancel(task: asyncio.Task[None], cancelled: _Cancelled) -> None:
+    if not task.done():
+        cancelled.yes = True
+        task.cancel()
+
+
+def _die_with_parent() -> None:
+    """Even a stopped worker goes when its parent has gone; where that cannot be had, it sees its connection close."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass
+
+
+def main() -> int:
+    """Read the configuration from standard input and run."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then stops us
+    config = Config(**json.loads(sys.stdin.readline()))
+    logging.getLogger("agent_cache").setLevel(logging.CRITICAL)  # faults are what we are here for
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    worker_error: BaseException | None = None
+
+    async def run() -> None:
+        await Worker(config).run()
+
+    try:
+        asyncio.run(run())
+    except Exception as error:  # noqa: BLE001 - told and made into an exit status
+        worker_error = error
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1 if worker_error else 0)  # threads that hang must not keep it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Real processes on one backend, with faults: nobody gets a stale answer; and the checker that says so has teeth.
+
+The short form takes seconds per backend; ``pytest -m soak`` makes 50,000 operations and more on each. To see one
+again: ``python -m agent_cache.testing.litmus --backend … --server own --faults … --seed N --verbose``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent_cache.testing.litmus import main
+from agent_cache.testing.processes import desk
+from agent_cache.testing.processes.faults import FAULTS, choose_faults
+from agent_cache.testing.processes.runner import Options, Report, run
+
+BROKEN = Path(__file__).with_name("broken_caches.py")
+REDIS = "kill,stop,client-kill,client-pause,script-flush,flushall,del-tag,evict,restart-empty,restart-old,demote"
+WAY = "kill,stall-bus,slow,half-open,partition"
+BACKENDS = {
+    "disk": ("disk://", "kill,stop,replace-file,old-file,delete-file"),
+    "strict": ("redis://", REDIS),
+    "lease": ("redis://?coherence=lease", REDIS),
+    "strict through proxies": ("redis://", WAY),
+    "lease through proxies": ("redis://?coherence=lease", WAY),
+    "cluster": ("redis+cluster://", "kill,stop,client-kill,script-flush,flushall,del-tag,restart-empty"),
+}
+SOAKED = ("disk://", "redis://", "redis://?coherence=lease", "redis+cluster://", "redis+sentinel://")
+
+
+def _run(backend: str, seconds: float, faults: str = "", **more: object) -> Report:
+    options = {"cache": "agent_cache", "seed": 1, **more}
+    return run(Options(backend, seconds=seconds, own=True, faults=tuple(filter(None, faults.split(","))), **options))  # type: ignore[arg-type]
+
+
+def _right(report: Report) -> None:
+    assert report.ok, str(report)
+
+
+# ------------------------------------------------------------------------------------------------------ agent_cache
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_processes_and_faults(name: str) -> None:
+    url, faults = BACKENDS[name]
+    report = _run(url, 6, faults, every=0.3)
+    _right(report)
+    assert report.operations > 1_000, str(report)
+    assert sum(report.faults.values()) >= 2, str(report)
+
+
+@pytest.mark.parametrize("name", ["disk", "strict", "lease"])
+def test_quiet_processes_and_hits(name: str) -> None:
+    report = _run(BACKENDS[name][0], 5, mix="read-mostly")
+    _right(report)
+    assert report.hit_ratio is not None
+    assert report.hit_ratio >= 0.75
+    assert report.storms == 5
+    assert report.excess == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", SOAKED)
+@pytest.mark.parametrize("faults", ["", "all"])
+def test_many_operations(backend: str, faults: str) -> None:
+    report = _run(backend, 300, faults, operations=60_000, seed=11)
+    _right(report)
+    assert report.operations >= 50_000, str(report)
+
+
+# ------------------------------------------------------------------------------------------------------------ teeth
+
+
+@pytest.mark.parametrize("backend", ["redis://", "disk://"])
+@pytest.mark.parametrize("cache", ["get+set", "before", "after"])
+def test_naive_caches_are_caught(backend: str, cache: str) -> None:
+    report = _run(backend, 2, cache=cache, mix="adversarial")
+    assert report.violations > 20, str(report)
+    assert {"C1", "C2"} <= set(report.broken), str(report)
+    assert report.excess > 50
+    assert not report.spurious, str(report)
+
+
+def test_invalidation_on_success_only_is_caught() -> None:
+    report = _run("redis://", 3, cache=f"{BROKEN}:OnSuccessOnly", mix="adversarial")
+    assert report.broken["C4"], str(report)
+
+
+def test_another_ones_answer_is_caught() -> None:
+    report = _run("disk://", 2, cache=f"{BROKEN}:OneForAll", mix="adversarial")
+    assert report.broken["P3"], str(report)
+
+
+def test_calls_that_never_end_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "HANG", 1.0)
+    monkeypatch.setattr("agent_cache.testing.processes.runner.HANG", 1.0)
+    report = _run("disk://", 1, cache=f"{BROKEN}:Sleepy", processes=2)
+    assert report.hangs, str(report)
+
+
+def test_no_cache_is_right_and_does_not_cache() -> None:
+    report = _run("disk://", 2, cache="never")
+    assert (report.violations, report.spurious, report.hangs, report.stuck) == (0, 0, 0, 0), str(report)
+    assert report.hit_ratio is not None
+    assert report.hit_ratio < 0.1
+    assert not report.ok
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def test_the_command_exits_with_1_for_violations(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backend", "redis://", "--server", "own", "--processes", "2", "--seconds", "2", "--cache", "before"]
+    assert main(arguments) == 1
+    assert re.search(r"violations [1-9]\d* \(", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--backend", "http://x"], "scheme"),
+        (["--backend", "redis://"], "give a host"),
+        (["--backend", "disk://"], "give a path"),
+        (["--backend", "redis://x", "--faults", "nonsense"], "nonsense"),
+        (["--backend", "disk:///tmp/x", "--faults", "flushall"], "does not fit"),
+        (["--backend", "redis://x", "--faults", "restart-old"], "needs --server own"),
+        (["--backend", "redis://x", "--cache", "nonsense"], "nonsense"),
+        (["--backend", "redis://x", "--cache", "no_such_file.py:x"], "no_such_file"),
+        (["--backend", "redis://x", "--mix", "nonsense"], "nonsense"),
+        (["--backend", "redis://x", "--processes", "0"], "--processes"),
+    ],
+)
+def test_nonsense_exits_with_2(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_all_is_what_fits() -> None:
+    everything = {
+        f.name for kind in ("disk", "redis", "cluster", "sentinel") for f in choose_faults(["all"], kind, own=True)
+    }
+    assert everything == set(FAULTS)
+    assert not {f.name for f in choose_faults(["all"], "redis", own=False)} & {
+        "restart-old",
+        "restart-empty",
+        "failover",
+    }
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_behind(how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "agent_cache.testing.litmus", "--backend", "disk://", "--server", "own"]
+    command += ["--processes", "2", "--seconds", "60", "--cache", "never", "--faults", "stop", "--verbose"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as litmus:
+        assert litmus.stdout is not None
+        workers = [int(re.findall(r"process (\d+)", litmus.stdout.readline())[0]) for _ in range(2)]
+        litmus.stdout.readline()  # the first fault
+        litmus.send_signal(how)
+        litmus.communicate(timeout=20)
+    patience = threading.Event()
+    for _ in range(100):
+        if not any(map(_alive, workers)):
+            break
+        patience.wait(0.1)
+    assert not any(map(_alive, workers))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

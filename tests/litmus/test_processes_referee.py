@@ -1,0 +1,182 @@
+"""The referee of the litmus with processes: what it calls broken, what it excuses, what it lets pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent_cache.testing.processes.referee import ALL_CHECKS, Referee
+
+ENTITY = ["item:1"]
+
+
+class Story:
+    """What happens in one worker after another, in words as short as can be."""
+
+    def __init__(self, checks: frozenset[str] = ALL_CHECKS) -> None:
+        self.referee = Referee(checks)
+        self._numbers = iter(range(1_000))
+
+    def load(self) -> list[Any]:
+        number = next(self._numbers)
+        self.referee.load_begins(1, number, "read(1)@", "", ENTITY)
+        sampled = list(self.referee.sample(number))
+        self.referee.load_ends(number)
+        return [number, "", sampled]
+
+    def begin_write(self, worker: int = 2) -> int:
+        number = next(self._numbers)
+        self.referee.write_begins(worker, 0.0, number, ENTITY)
+        self.referee.tool_enters(number)
+        return number
+
+    def write(self, how: str = "returned") -> None:
+        number = self.begin_write()
+        self.referee.commit(number, ENTITY)
+        self.referee.tool_ends(number, heard=True)
+        self.referee.write_ends(number, how, 3)
+
+    def begin_read(self, session: str = "s1") -> int:
+        number = next(self._numbers)
+        self.referee.read_begins(3, 0.0, number, session, "read(1)@", "", ENTITY)
+        return number
+
+    def read(self, value: object, session: str = "s1") -> set[str]:
+        return self.referee.read_ends(self.begin_read(session), value)
+
+
+def test_what_is_current_is_right() -> None:
+    story = Story()
+    story.write()
+    assert story.read(story.load()) == set()
+
+
+def test_older_than_a_write_that_returned() -> None:
+    story = Story()
+    old = story.load()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2"}
+
+
+def test_older_than_a_write_that_raised_is_c4() -> None:
+    story = Story()
+    old = story.load()
+    story.write("raised")
+    assert story.read(old) == {"C0", "C2", "C4"}
+
+
+def test_what_returned_after_the_read_began_may_be_missed() -> None:
+    story = Story()
+    old = story.load()
+    reading = story.begin_read()
+    story.write()
+    assert story.referee.read_ends(reading, old) == set()
+
+
+def test_older_than_a_commit_is_c0() -> None:
+    story = Story()
+    old = story.load()
+    story.referee.commit(story.begin_write(), ENTITY)
+    assert story.read(old) == {"C0"}
+
+
+def test_a_load_that_overlapped_a_write_is_c2_even_if_it_saw_it() -> None:
+    story = Story()
+    number = story.begin_write()
+    story.referee.commit(number, ENTITY)
+    overlapping = story.load()
+    story.referee.tool_ends(number, heard=True)
+    story.referee.write_ends(number, "returned", 3)
+    assert story.read(overlapping) == {"C2"}
+
+
+def test_what_the_tool_did_not_wait_for_bounds_nothing() -> None:
+    """Of a cancelled write nobody knows whether its end was noted before its window was closed."""
+    story = Story()
+    number = story.begin_write()
+    overlapping = story.load()
+    story.referee.tool_ends(number, heard=False)
+    story.referee.write_ends(number, "cancelled", 1)
+    assert story.read(overlapping) == set()
+
+
+def test_a_write_that_never_ran_or_had_no_effect_is_none() -> None:
+    story = Story()
+    old = story.load()
+    story.referee.write_begins(2, 0.0, 500, ENTITY)
+    story.referee.write_ends(500, "cancelled", 0)
+    number = story.begin_write()
+    story.referee.tool_ends(number, heard=True)
+    story.referee.write_ends(number, "no effect", 2)
+    assert story.read(old) == set()
+
+
+def test_a_session_does_not_go_back() -> None:
+    story = Story()
+    old = story.load()
+    story.referee.commit(story.begin_write(), ENTITY)
+    assert story.read(story.load(), "s1") == set()
+    assert story.read(old, "s1") == {"C0", "C3"}
+    assert story.read(old, "s2") == {"C0"}
+
+
+def test_what_is_not_promised_is_counted_apart() -> None:
+    story = Story(ALL_CHECKS - {"C0"})
+    old = story.load()
+    story.referee.commit(story.begin_write(), ENTITY)
+    assert story.read(old) == set()
+    assert story.referee.unpromised == {"C0": 1}
+    assert not story.referee.violations
+
+
+def test_another_ones_answer_and_made_up_values() -> None:
+    story = Story()
+    story.referee.load_begins(1, 900, "read(1)@u2", "u2", ENTITY)
+    story.referee.sample(900)
+    assert story.read([900, "u2", [0]]) == {"P3"}
+    value = story.load()
+    assert story.read([value[0], "", [7]]) == {"P2"}
+    assert story.read("something") == {"P2"}
+
+
+def test_from_the_death_of_a_writer_its_commit_counts() -> None:
+    story = Story()
+    old = story.load()
+    story.referee.commit(story.begin_write(worker=9), ENTITY)
+    (write,) = story.referee.died(9)
+    story.referee.buried(write)
+    assert story.read(old) == {"C0", "C4"}
+
+
+def test_a_writer_that_died_without_its_marker_is_excused_until_the_next_write() -> None:
+    story = Story()
+    old = story.load()
+    number = story.begin_write(worker=9)
+    story.referee.markers_going(None)
+    story.referee.markers_gone(None)
+    story.referee.commit(number, ENTITY)
+    assert story.read(old) == set()
+    assert story.referee.excused == {"C0": 1}
+    for write in story.referee.died(9):
+        story.referee.buried(write)
+    assert story.read(old) == set()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2", "C4"}
+
+
+def test_without_its_marker_a_write_that_returned_still_counts() -> None:
+    story = Story()
+    old = story.load()
+    story.referee.markers_going(None)
+    story.write()
+    story.referee.markers_gone(None)
+    assert story.read(old) == {"C0", "C1", "C2"}
+
+
+def test_the_failure_of_ones_own_load_only() -> None:
+    story = Story()
+    load = story.load()
+    assert "long over" in str(story.referee.read_fails(story.begin_read(), load[0]))
+    reading = story.begin_read()
+    fresh = story.load()
+    assert story.referee.read_fails(reading, fresh[0]) is None
+    assert "another call" in str(story.referee.read_fails(story.begin_read(), 999))
