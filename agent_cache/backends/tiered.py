@@ -188,7 +188,7 @@ class TieredBackend:
                 proven = self._store.lookup(key, near_tags, codec)
                 if isinstance(proven, Found):
                     self._near_hits += 1
-                    proven.stamp = cast(Entry, proven.near).stamp
+                    _as_far_said(proven)
                     return proven
         if key is None:
             now = self._store.token(near_tags)
@@ -197,7 +197,7 @@ class TieredBackend:
         snapshot: Token | None = copy.token if isinstance(copy, Missing) else None  # before the far tier is asked
         stamp: Hashable = None
         if isinstance(copy, Found):
-            stamp = cast(Entry, copy.near).stamp
+            stamp = _as_far_said(copy)
         elif self.keep is not None:
             copy, stamp = await self._kept(key, codec) or (copy, None)
         if not isinstance(copy, Found):
@@ -231,7 +231,8 @@ class TieredBackend:
         chain = tags[-1][1] if tags else EVERYONE
         maxsize = self._bounds.get(group)
         ttl = found.ttl_left if found.kept_for is None else found.kept_for
-        new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, stamp)
+        near_stamp = (stamp, found.ttl_left is not None)
+        new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, near_stamp)
         self._store.fill(snapshot, new)
 
     def bound_group(self, group: str, maxsize: int | None) -> None:
@@ -256,7 +257,9 @@ class TieredBackend:
         if mine.near is not None:
             cap = getattr(self.far, "max_ttl", None)
             ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
-            self._store.fill(mine.near, replace(entry, stamp=mine.far.stamp, lead=None, ttl=ttl))
+            self._store.fill(
+                mine.near, replace(entry, stamp=(mine.far.stamp, entry.ttl is not None), lead=None, ttl=ttl)
+            )
         if self.keep is not None:
             self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry.stored, entry.ttl, entry.load_seconds)
         return True
@@ -391,6 +394,15 @@ class TieredBackend:
         """What the far tier's doctor says, and the keeping one's."""
         found: list[Finding] = await self.far.doctor()
         return found + (await self.keep.doctor() if hasattr(self.keep, "doctor") else [])
+
+
+def _as_far_said(copy: Found) -> Hashable:
+    """Give a near copy the far tier's stamp, and its ttl only if it has one (a copy has one because a store forgets)."""
+    stamp, has_ttl = cast("tuple[Hashable, bool]", cast(Entry, copy.near).stamp)
+    copy.stamp = stamp
+    if not has_ttl:
+        copy.ttl_left = None
+    return stamp
 
 
 _COPY = "near-copy:"

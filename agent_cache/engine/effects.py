@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.base import Backend, Lead, Leading, Lookup, NewEntry, Taken, Token, Window
@@ -285,7 +286,7 @@ class Begin:
         windows: list[Window | Down] = []
         stop: asyncio.CancelledError | None = None
         for backend in self.backends:
-            window, cancelled = await _shielded(backend, backend.begin(self.tags, self.writer))
+            window, cancelled = await _shielded(backend, partial(backend.begin, self.tags, self.writer))
             windows.append(window)
             stop = stop or cancelled
             if stop is not None:  # the tool will not run: nothing was written
@@ -326,7 +327,7 @@ class End:
     async def go(self) -> Ended:
         ended = Ended([])
         for backend, window in reversed(self.windows):
-            ending = backend.end(window, unknown=self.unknown, no_effect=self.no_effect)
+            ending = partial(backend.end, window, unknown=self.unknown, no_effect=self.no_effect)
             reply, cancelled = await _shielded(backend, ending)
             ended.replies.append(reply if isinstance(reply, Down) else None)
             ended.cancelled = ended.cancelled or cancelled
@@ -355,7 +356,7 @@ class Move:
     writer: str
 
     async def go(self) -> Down | None:
-        moved, cancelled = await _shielded(self.backend, self.backend.move(self.tags, self.writer))
+        moved, cancelled = await _shielded(self.backend, partial(self.backend.move, self.tags, self.writer))
         if cancelled is not None and not isinstance(moved, Down):
             raise cancelled
         return moved
@@ -368,23 +369,22 @@ class Move:
         return None
 
 
-async def _shielded(backend: Backend, work: Coroutine[Any, Any, T]) -> tuple[T | Down, asyncio.CancelledError | None]:
+async def _shielded(
+    backend: Backend, work: Callable[[], Coroutine[Any, Any, T]]
+) -> tuple[T | Down, asyncio.CancelledError | None]:
     """Finish ``work`` whatever happens to the caller; the cancellation that came meanwhile comes back beside it."""
-    if backend.in_process:
-        try:
-            return await work, None  # never waits, so nothing can come in between
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error), None
-    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
     try:
+        if backend.in_process:
+            return await work(), None  # never waits, so nothing can come in between
+        task = asyncio.ensure_future(work())
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
         return task.result(), cancelled
-    except asyncio.CancelledError as error:  # somebody cancelled our task, such as a loop that shuts down
+    except asyncio.CancelledError as error:  # somebody cancelled the work itself, such as a loop that shuts down
         return Down(BackendError("interrupted")), cancelled or error
     except Exception as error:  # noqa: BLE001 - as above
         return Down(error), cancelled

@@ -134,8 +134,10 @@ def _cached(
             bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
-        # without a backend loads are shared all the same, as long as this process writes nothing
-        shared_under = WRITES.token() if isinstance(found, Down) else token
+        # Without a backend of this process alone, loads are shared as long as this process writes nothing. Where others
+        # may write unheard, a load is shared only by those who came before it began, as in a write window.
+        local = isinstance(found, Down) and call.backend.in_process
+        shared_under = WRITES.token() if local else token
 
         def load(token: Token | None = token) -> Line[Landed]:
             return load_line(tool, view, values, call, token)
