@@ -390,6 +390,8 @@ class RedisBackend(KeyValueSurface):
 
         replies = await self._change(window, group, commands, self._patience)
         reply = replies.values[0] or [b""]
+        if not isinstance(reply, list):
+            raise BackendError(f"Redis at {self._links.where}: a script was answered with nonsense")
         window.announced = max(window.announced, _as_seconds(reply[0]))
         window.before[group.slot] = [version or _NONE for version in reply[1:]]
 

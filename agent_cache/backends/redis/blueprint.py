@@ -40,10 +40,10 @@ class Blueprint:
 
     kind: Literal["standalone", "sentinel", "cluster"]
     nodes: list[Address]
-    options: dict[str, Any]
+    options: dict[str, Any] = field(repr=False)
     connection_class: Any = redis_connection.Connection
     service: str = ""
-    sentinel_options: dict[str, Any] = field(default_factory=dict)
+    sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def describe(self) -> str:
         """The place, for people: no user, no password."""

@@ -79,7 +79,7 @@ class Links:
     def start_anew(self) -> None:
         """Forget every connection: they are another process's after a fork."""
         if hasattr(self, "_loops"):  # a child must not close what it shares with its parent, not even by collecting it
-            _inherited.append(self._loops)
+            _inherited.append(dict(self._loops))
         self._lock = threading.Lock()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWires] = weakref.WeakKeyDictionary()
         self._slots: list[tuple[int, int, Address]] = []

@@ -28,6 +28,7 @@ _LOOKS = frozenset({"MGET", "PTTL", "PING"})
 """Commands that change nothing: those that are equal and in one batch are sent once, since all who asked had asked
 before it was sent."""
 _OLDEST = (6, 2)
+_GREETING = 1.0  # seconds in which a new connection must say which version it speaks to
 
 
 class WireDownError(BackendError):
@@ -150,7 +151,12 @@ class Wire:
             connection = await self._connect()
         except TimeoutError:
             raise WireDownError(f"Redis at {self._where}: no connection in time") from None
-        await self._check_version(connection)
+        try:
+            async with asyncio.timeout(max(self._op_timeout, _GREETING)):
+                await self._check_version(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     async def _check_version(self, connection: Any) -> None:
@@ -166,7 +172,6 @@ class Wire:
         except ValueError:
             return
         if too_old:
-            await connection.disconnect(nowait=True)
             shown = b".".join(version).decode("ascii", "replace")
             raise WireDownError(f"Redis at {self._where} is version {shown}; agent_cache needs 6.2 or later")
 
