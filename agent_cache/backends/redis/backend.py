@@ -77,10 +77,12 @@ class _Plan:
 class Token:
     """Stamp (epoch and versions) and fences."""
 
-    __slots__ = ("_fences", "_stamp", "plan")
+    __slots__ = ("_fences", "_stamp", "plan", "replaces")
 
     def __init__(self, plan: _Plan, stamp: bytes, fences: tuple[bytes, ...]) -> None:
         self.plan = plan
+        self.replaces = False
+        """Whether what stands there cannot be read."""
         self._stamp = stamp
         self._fences = fences
 
@@ -106,7 +108,7 @@ class Window:
 
     __slots__ = ("__weakref__", "announced", "before", "closed", "due", "every", "nonces", "plan", "since", "writer")
 
-    def __init__(self, plan: _Plan, writer: str, every: float) -> None:
+    def __init__(self, plan: _Plan, writer: bytes, every: float) -> None:
         self.plan = plan
         self.writer = writer
         self.every = every
@@ -291,7 +293,10 @@ class RedisBackend(KeyValueSurface):
         if entry is not None and entry.stamp != _stamp(epoch, tags_found):
             why, dropped_by = "stale", _dropped_by(entry, epoch, records)
         token = await self._token(plan, records, epoch)
-        return Blocked() if token is None else Missing(token, why, dropped_by)
+        if token is None:
+            return Blocked()
+        token.replaces = raw is not None and why == "absent"
+        return Missing(token, why, dropped_by)
 
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
@@ -346,7 +351,7 @@ class RedisBackend(KeyValueSurface):
         lease = round(self._lead_lease * 1000)
         script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
         try:
-            replies = await self._links.ask(slot, [(*script, mine.expected(home), mine.stamp)])
+            replies = await self._links.ask(slot, [(*script, mine.expected(home), b"" if mine.replaces else mine.stamp)])
         except asyncio.CancelledError:
             self.release(lead)  # it may have been granted
             raise
@@ -367,7 +372,7 @@ class RedisBackend(KeyValueSurface):
     async def begin(self, tags: Sequence[Tag], writer: str) -> WindowProtocol:
         """Open a window, trying for at least two seconds; in lease mode with ``lease_wait="before"`` wait it out."""
         plan = self._plan(tags)
-        window = Window(plan, writer[:64], self._write_lease / 3)
+        window = Window(plan, _short(writer), self._write_lease / 3)
         opened = await asyncio.gather(*(self._begin_in(window, group) for group in plan.groups), return_exceptions=True)
         failed = next((error for error in opened if error is not None), None)
         if failed is not None:  # on some slots, or without an answer: it must not block others for a whole lease
@@ -498,7 +503,7 @@ class RedisBackend(KeyValueSurface):
     async def move(self, tags: Sequence[Tag], writer: str) -> None:
         """A window of no length."""
         plan = self._plan(tags)
-        window = Window(plan, writer[:64], 0)
+        window = Window(plan, _short(writer), 0)
 
         async def move_in(group: _Group) -> None:
             def commands() -> list[Command]:
@@ -661,6 +666,11 @@ class RedisBackend(KeyValueSurface):
         self._links.start_anew()
         self._keeper.start_anew()
         self._bus = None
+
+
+def _short(writer: str) -> bytes:
+    """A writer's name as it is kept with a tag."""
+    return writer.encode("utf-8", "replace")[:200]
 
 
 def _is_free(record: TagRecord | None) -> bool:

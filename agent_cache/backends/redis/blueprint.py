@@ -101,6 +101,10 @@ def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
     Raises:
         ConfigurationError: a URL that is none, or a client that is not redis-py's asyncio one.
     """
+    for name in ("port", "db"):
+        number = given.get(name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            raise ConfigurationError(name, number, "give a whole number")
     if client is not None:
         return _of_client(client)
     parts = _split(url)
@@ -119,6 +123,8 @@ def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
             else "a password needs its special characters encoded"
         )
         raise ConfigurationError("url", without_password(url), f"{told}; {_FIX}") from None
+    if scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ConfigurationError("url", without_password(url), f"the database must be a number; {_FIX}")
     made = options.pop("connection_class", redis_connection.Connection)
     options.update({name: value for name, value in given.items() if value is not None})
     node = (str(options.pop("host", "localhost")), int(options.pop("port", 6379)))
@@ -143,7 +149,11 @@ def _of_many(url: str, scheme: str, secure: bool, given: Mapping[str, Any]) -> B
     query = dict(parse_qsl(parts.query))
     sentinel = {name[9:]: query.pop(name) for name in list(query) if name.startswith("sentinel_")}
     parsers: Mapping[str, Any] = redis_connection.URL_QUERY_ARGUMENT_PARSERS
-    options.update({name: parsers.get(name, str)(value) for name, value in query.items()})
+    for name, value in query.items():
+        try:
+            options[name] = parsers.get(name, str)(value)
+        except ValueError:
+            raise ConfigurationError("url", without_password(url), f"{name} has a value it cannot have; {_FIX}") from None
     path = [part for part in parts.path.split("/") if part]
     service = ""
     if scheme.endswith("sentinel"):

@@ -1,11 +1,10 @@
 """What is written in Redis, byte by byte, and read back with suspicion.
 
-Every record begins with a letter and the number of its format. A later format of a tag may only put things behind the
-writers: a build of today reads such a record, and when it moves the tag it writes its own name there and keeps the number.
-An entry of an unknown format is a miss, and is replaced.
+Every record begins with a letter and the number of its format. A later format of a tag may only append: a build of today
+reads such a record, moves it, and keeps what it does not know. An entry of an unknown format is a miss, and is replaced.
 
 * tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
-  the server's clock], then the name of the last writer.
+  the server's clock], then the length[2 hex digits] and the name of the last writer.
 * entry: ``E1`` flags[1] tags[2] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
   authentication if flags say so, then the payload.
 
@@ -69,7 +68,9 @@ def read_tag(raw: object) -> TagRecord | None:
     behind = _TAG_HEAD + writers * _WRITER
     if len(raw) < behind:
         return None
-    return TagRecord(raw[2:14], raw[14:26], writers == 0, raw[behind:].decode("utf-8", "replace"))
+    named = int(raw[behind : behind + 2], 16) if _HEX.fullmatch(b"00" + raw[behind : behind + 2]) else 0
+    name = raw[behind + 2 : behind + 2 + named]
+    return TagRecord(raw[2:14], raw[14:26], writers == 0, name.decode("utf-8", "replace"))
 
 
 def versions_of(raws: Sequence[object]) -> bytes | None:

@@ -36,7 +36,10 @@ local function read(key)
   if not raw:find('^%x%x%x%x', 27) then return nil end
   local n = tonumber(raw:sub(27, 30), 16)
   if #raw < 30 + 25 * n then return nil end
-  local r = {head = raw:sub(1, 2), v = raw:sub(3, 14), f = raw:sub(15, 26), m = {}, by = raw:sub(31 + 25 * n)}
+  local after = 31 + 25 * n
+  local named = tonumber(raw:sub(after, after + 1), 16) or 0
+  local r = {head = raw:sub(1, 2), v = raw:sub(3, 14), f = raw:sub(15, 26), m = {}}
+  r.by, r.rest = raw:sub(after + 2, after + 1 + named), raw:sub(after + 2 + named)
   for i = 0, n - 1 do
     local at = 31 + 25 * i
     local ends = tonumber(raw:sub(at + 12, at + 24))
@@ -47,10 +50,10 @@ end
 local function write(key, r)
   local out = {r.head, r.v, r.f, string.format('%04x', #r.m)}
   for i, m in ipairs(r.m) do out[i + 4] = m[1] .. string.format('%013.0f', m[2]) end
-  out[#out + 1] = r.by
+  out[#out + 1] = string.format('%02x', #r.by) .. r.by .. r.rest
   redis.call('SET', key, table.concat(out), 'PX', keep)
 end
-local function fresh(nonce) return {head = 'T1', v = nonce, f = nonce, m = {}, by = ''} end
+local function fresh(nonce) return {head = 'T1', v = nonce, f = nonce, m = {}, by = '', rest = ''} end
 """
 
 # ARGV: 3 nonce for tags that are missing. Replies 0 while somebody writes, else the versions and then the fences.
@@ -68,7 +71,8 @@ return table.concat(versions) .. table.concat(fences)
 """
 )
 
-# KEYS: entry, lead, tags. ARGV: 3 who, 4 lease ms, 5 versions and fences of these tags, 6 the whole stamp.
+# KEYS: entry, lead, tags. ARGV: 3 who, 4 lease ms, 5 versions and fences of these tags, 6 the whole stamp ('' where what
+# is stored cannot be read and has to be replaced).
 # Replies 1: lead; 0: another leads; 2: look up again.
 LEAD = Script.of(
     _TAGS
@@ -80,7 +84,7 @@ for i = 1, n do
   if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 2 end
 end
 local stamp = redis.pcall('GETRANGE', KEYS[1], 5, 4 + #ARGV[6])
-if stamp == ARGV[6] then return 2 end
+if ARGV[6] ~= '' and stamp == ARGV[6] then return 2 end
 if redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4]) then return 1 end
 if redis.pcall('GET', KEYS[2]) == ARGV[3] then return 1 end
 return 0

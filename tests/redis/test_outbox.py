@@ -1,0 +1,242 @@
+"""Invalidations that Redis could not take: kept here, delivered as soon as it is back, and nothing is read meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, configure, get_metrics
+from agent_cache.backends.redis.links import Links
+from agent_cache.backends.redis.wire import WireDownError
+from agent_cache.engine import outbox
+from agent_cache.engine.outbox import OUTBOX, Outbox
+from agent_cache.tags import write_tags
+
+Process = Any
+Eventually = Callable[..., Awaitable[None]]
+WRITE_CART = write_tags([("cart", "42")], ())
+OTHERS = write_tags([("cart", "43")], ())
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(outbox, "_LONGEST_PAUSE", 0.002)
+
+
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """``cut_off(backend)``: Redis is away for it; ``cut_off(None)``: for nobody."""
+    away: list[Any] = []
+    ask = Links._ask
+
+    async def asked(self: Links, *args: Any) -> Any:
+        if self in away:
+            raise WireDownError("cut off")
+        return await ask(self, *args)
+
+    monkeypatch.setattr(Links, "_ask", asked)
+
+    def cut(backend: Any) -> None:
+        away[:] = [] if backend is None else [backend._links]
+
+    yield cut
+    cut(None)
+
+
+async def test_a_write_while_redis_is_away_is_known_to_others_when_it_is_back_though_nobody_reads_here(
+    process: Process, cut_off: Callable[[Any], None], eventually: Eventually
+) -> None:
+    here, there = process(), process()
+    backend = here._backend
+    backend._patience = 0.0
+    value = "old"
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put_cart(user: int) -> None:
+        nonlocal value
+        value = "new"
+
+    await there.store("old")
+    token = await there.token()
+    cut_off(backend)
+    await put_cart(42)
+    assert value == "new", "writes proceed"
+    assert set(OUTBOX.owed_to(backend)) >= set(WRITE_CART)
+    cut_off(None)
+    await eventually(lambda: not OUTBOX, "the courier delivers")
+    await there.expect_missing("stale")
+    assert not await there.fill(token, "old")
+
+
+async def test_while_something_is_owed_reads_here_run_the_tool_and_keep_nothing(
+    process: Process, cut_off: Callable[[Any], None], eventually: Eventually
+) -> None:
+    here = process()
+    backend = here._backend
+    backend._patience = 0.0
+    value = "old"
+
+    @AgentCache("cart:{user}", backend=backend)
+    async def get_cart(user: int) -> str:
+        return value
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put_cart(user: int) -> None:
+        nonlocal value
+        value = "new"
+
+    assert await get_cart(42) == "old"
+    deliver, held = backend.move, threading.Event()
+
+    async def not_yet(tags: Any, writer: str) -> None:
+        if not held.is_set():
+            raise WireDownError("not yet")
+        await deliver(tags, writer)
+
+    backend.move = not_yet
+    cut_off(backend)
+    await put_cart(42)
+    cut_off(None)
+    await eventually(lambda: backend._links.down is None, "Redis answers again, but is still owed the write")
+    for fresh in ("new", "newer"):
+        value = fresh
+        assert await get_cart(42) == fresh, "not what is stored, and not what was loaded a moment ago"
+    assert get_metrics()["hits"] == 0
+    held.set()
+    await eventually(lambda: not OUTBOX, "delivered")
+    assert await get_cart(42) == "newer"
+    value = "newest"
+    assert await get_cart(42) == "newer", "cached again"
+
+
+async def test_a_write_is_refused_where_that_was_asked_for(process: Process, cut_off: Callable[[Any], None]) -> None:
+    backend = process()._backend
+    backend._patience = 0.0
+    configure(on_unavailable="refuse_writes")
+    ran = []
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put_cart(user: int) -> None:
+        ran.append(user)
+
+    cut_off(backend)
+    with pytest.raises(BackendError, match="was not run"):
+        await put_cart(42)
+    assert ran == []
+    assert not OUTBOX
+
+
+async def test_an_end_that_fails_is_owed(
+    process: Process, cut_off: Callable[[Any], None], eventually: Eventually
+) -> None:
+    here, there = process(), process()
+    backend = here._backend
+    backend._patience = 0.0
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put_cart(user: int) -> None:
+        cut_off(backend)
+
+    await put_cart(42)
+    assert OUTBOX.owed_to(backend)
+    await there.expect_blocked()
+    cut_off(None)
+    await eventually(lambda: not OUTBOX, "delivered")
+
+
+# ------------------------------------------------------------------------------------------------ the box itself
+
+
+class Shared:
+    """A backend that other processes share; ``move`` is what the test says."""
+
+    in_process = False
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[Any, ...]] = []
+        self.moving: Callable[[tuple[Any, ...]], None] = lambda tags: None
+
+    @property
+    def sync(self) -> Shared:
+        return self
+
+    def move(self, tags: tuple[Any, ...], writer: str) -> None:
+        self.moving(tags)
+        self.moved.append(tags)
+
+    def lead(self) -> None: ...
+    def release(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+async def test_a_debt_made_while_an_older_one_is_delivered_is_not_lost(eventually: Eventually) -> None:
+    box, backend = Outbox(), Shared()
+    once = [True]
+
+    def in_between(tags: tuple[Any, ...]) -> None:
+        if once:
+            once.clear()
+            box.owe(backend, WRITE_CART)  # the same tags again: a write that began after these were read
+            box.owe(backend, OTHERS)
+
+    backend.moving = in_between
+    box.owe(backend, WRITE_CART)
+    await eventually(lambda: not box, "all delivered")
+    assert len(backend.moved) == 2
+    assert set(backend.moved[0]) == set(WRITE_CART)
+    assert set(backend.moved[1]) == {*WRITE_CART, *OTHERS}
+
+
+async def test_delivery_is_tried_until_it_succeeds(eventually: Eventually) -> None:
+    box, backend = Outbox(), Shared()
+    failures = [BackendError("away"), OSError("away"), RuntimeError("a bug")]
+
+    def fails(tags: tuple[Any, ...]) -> None:
+        if failures:
+            raise failures.pop()
+
+    backend.moving = fails
+    box.owe(backend, WRITE_CART)
+    await eventually(lambda: not box, "delivered")
+    assert backend.moved == [tuple(WRITE_CART)]
+
+
+async def test_one_backend_that_stays_away_holds_up_no_other(eventually: Eventually) -> None:
+    box, away, well = Outbox(), Shared(), Shared()
+    gate = [True]
+
+    def fails(tags: tuple[Any, ...]) -> None:
+        if gate:
+            raise BackendError("away")
+
+    away.moving = fails
+    box.owe(away, WRITE_CART)
+    box.owe(well, OTHERS)
+    await eventually(lambda: well.moved == [tuple(OTHERS)], "the other is told")
+    assert box.owed_to(away)
+    gate.clear()
+    await eventually(lambda: not box, "delivered")
+
+
+async def test_more_than_ten_thousand_tags_become_everything(eventually: Eventually) -> None:
+    box, backend = Outbox(), Shared()
+    go = threading.Event()
+    backend.moving = lambda tags: go.wait(20) and None
+    box.owe(backend, [("any", (), ("cart", str(number))) for number in range(10_000)])
+    assert len(box.owed_to(backend)) == 10_000
+    box.owe(backend, [("any", (), ("cart", "one more"))])
+    assert list(box.owed_to(backend)) == [("all", (), ())]
+    go.set()
+    await eventually(lambda: not box, "delivered")
+    assert backend.moved[-1] == (("all", (), ()),)
+
+
+async def test_everything_reaches_every_entry(process: Process) -> None:
+    here, there = process(), process()
+    await there.store("old")
+    await here.move([("all", (), ())])
+    await there.expect_missing("stale")
