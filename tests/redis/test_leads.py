@@ -259,7 +259,7 @@ PROGRAM = textwrap.dedent("""
     from agent_cache.testing.servers import Wire
 
     port, hangs = int(sys.argv[1]), sys.argv[2]
-    backend = RedisBackend(f"redis://127.0.0.1:{port}/0", lead_lease=0.6, op_timeout=5)
+    backend = RedisBackend(f"redis://127.0.0.1:{port}/0", lead_lease=2, op_timeout=5)
     wire = Wire(port)
 
     @AgentCache("cart:{user}", backend=backend)

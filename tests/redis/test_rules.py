@@ -494,6 +494,28 @@ async def test_an_end_that_was_not_delivered_is_delivered_later_and_the_marker_h
     await reader.store("new")
 
 
+@pytest.mark.xfail(reason="the connection that a late delivery opens on the portal stays open", strict=True)
+async def test_an_end_that_is_delivered_after_the_backend_was_closed_leaves_no_connection(
+    process: Process, cut: Callable[[Process], Cut], eventually: Eventually
+) -> None:
+    with RedisServer() as mine:
+        reader, writer = process(mine.url), process(mine.url)
+        writer._backend._patience = 0.0
+        await reader.store("old")
+        window = await writer.begin()
+        line = cut(writer)
+        line.before = lambda slot, script: script is lua.END
+        with pytest.raises(BackendError):
+            await writer.end(window)
+        await writer._backend.close()
+        line.before = lambda slot, script: False
+        await until_not_blocked(reader)
+        await reader.expect_missing("stale")
+        await reader._backend.close()
+        async with asyncio.timeout(2):
+            await eventually(lambda: mine.info("clients")["connected_clients"] == "1", "ours, which asks")
+
+
 async def test_a_cancelled_writer_is_closed_all_the_same(process: Process) -> None:
     here, there = process(settle=5), process()
     running = asyncio.Event()

@@ -1,0 +1,217 @@
+"""The asynchronous surface: reads right here, everything else on the writer thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent_cache.backends.base import Lead, Lookup, NewEntry, Same, Taken, Token, Window
+from agent_cache.backends.disk.clocks import boot_clock
+from agent_cache.backends.disk.keyvalue import DiskStore, text_of
+from agent_cache.backends.disk.store import NotReady
+from agent_cache.backends.disk.writer import Job
+from agent_cache.clock import Clock, seconds
+from agent_cache.codecs import ToolCodec
+from agent_cache.errors import BackendError, ConfigurationError
+from agent_cache.policy import checked_maxsize
+from agent_cache.tags import Chain, Tag
+
+__all__ = ["DiskBackend"]
+
+T = TypeVar("T")
+
+
+class DiskBackend:
+    """A cache in one SQLite file, shared by the processes of one host (not over a network file system).
+
+    Args:
+        path: the file; made with its directories if it is missing, readable by its owner only.
+        max_bytes: bytes the entries may take in the file; what was not used for longest makes room.
+        default_ttl: seconds for key-value entries without a ttl of their own.
+        settle: seconds for which a resource is not cached after a write whose outcome is unknown.
+        write_lease: seconds after which a write whose process died no longer keeps others from storing.
+        lead_lease: seconds after which a load whose process died is taken over.
+        clock: seconds as a float, never going back, the same for all processes of this host.
+        wall: the time of day in seconds; ages entries over a restart of the machine.
+        secret: entries are sealed with it; one that was made without it is a miss.
+
+    Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
+    lose one, which is only a miss. Usable from several event loops, threads and processes at once; after a fork the
+    child opens the file anew.
+
+    Raises:
+        ConfigurationError: a limit or duration that is not positive, an empty secret.
+    """
+
+    in_process = False
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        max_bytes: int = 256 * 1024 * 1024,
+        *,
+        default_ttl: float | None = None,
+        settle: float = 5.0,
+        write_lease: float = 30.0,
+        lead_lease: float = 3.0,
+        clock: Clock = boot_clock,
+        wall: Clock = time.time,
+        secret: str | bytes | None = None,
+    ) -> None:
+        text = os.fspath(path)
+        if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
+            raise ConfigurationError("path", path, "give the path of a file")
+        if secret is not None and not secret:
+            raise ConfigurationError("secret", "", "give a text or bytes, or None")
+        size = checked_maxsize(max_bytes, "max_bytes")
+        if size is None:
+            raise ConfigurationError("max_bytes", max_bytes, "give a whole number of bytes")
+        self._store = DiskStore(
+            str(Path(text).expanduser().absolute()),
+            size,
+            settle=_positive(settle, "settle", zero_ok=True),
+            write_lease=_positive(write_lease, "write_lease"),
+            lead_lease=_positive(lead_lease, "lead_lease"),
+            clock=clock,
+            wall=wall,
+            secret=secret.encode() if isinstance(secret, str) else secret,
+        )
+        self._store.default_ttl = seconds(default_ttl, "default_ttl")
+
+    @property
+    def sync(self) -> DiskStore:
+        """The same surface for code without an event loop."""
+        return self._store
+
+    def __repr__(self) -> str:
+        return f"DiskBackend({self._store.path!r}, max_bytes={self._store.max_bytes})"
+
+    async def __aenter__(self) -> DiskBackend:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, job: Job) -> Any:
+        # As an executor: the loop then knows that a thread is at work for it.
+        return await asyncio.get_running_loop().run_in_executor(self._store._writer, job)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        for _ in range(5):
+            try:
+                return work()
+            except NotReady as wanted:
+                await self._run(self._store.ready_job(wanted))
+        raise BackendError(f"disk cache {self._store.path}: the file is replaced again and again")
+
+    async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        try:
+            return self._store.lookup_now(key, tags, codec)
+        except NotReady:
+            return await self._read(lambda: self._store.lookup_now(key, tags, codec))
+
+    async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
+        return await self._read(lambda: self._store.revalidate_now(key, tags, codec, stamp))
+
+    def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
+        return self._store.tag_ids(tags)
+
+    async def fill(self, token: Token, entry: NewEntry) -> bool:
+        return await self._read(lambda: self._store.fill_now(token, entry))
+
+    async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
+        window: Window = await self._run(self._store.begin_job(tags, writer))
+        return window
+
+    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
+        job = self._store.end_job(window, unknown=unknown, no_effect=no_effect)
+        if job is not None:
+            await self._run(job)
+
+    async def move(self, tags: Sequence[Tag], writer: str) -> None:
+        await self._run(self._store.move_job(tags, writer))
+
+    async def drop_chain(self, chain: Chain) -> None:
+        await self._run(self._store.drop_chain_job(chain))
+
+    async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
+        lead: Lead | Taken = await self._run(self._store.lead_job(key, tags, token))
+        return lead
+
+    def release(self, lead: Lead) -> None:
+        """Does not wait, never raises."""
+        self._store.release(lead)
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value, the caller's own; ``default`` when there is none or it has expired."""
+        return (await self._read(lambda: self._store.get_now([key]))).get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Store a copy, for ``ttl`` seconds (without one: ``default_ttl``).
+
+        Raises:
+            UnstorableResultError: the value would not come back equal.
+        """
+        await self._run(self._store.set_job({key: value}, ttl))
+
+    async def delete(self, key: str) -> bool:
+        """Remove one key; tells whether it was there."""
+        return bool(await self._run(self._store.delete_job(key)))
+
+    async def exists(self, key: str) -> bool:
+        return await self._read(lambda: self._store.exists_now(key))
+
+    async def clear(self) -> None:
+        """Drop every entry, tools' and key-value ones. Loads under way are not kept."""
+        await self._run(self._store.clear_job())
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Those of ``keys`` that are there."""
+        wanted = list(keys)
+        return await self._read(lambda: self._store.get_now(wanted))
+
+    async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
+        await self._run(self._store.set_job(items, ttl))
+
+    async def delete_pattern(self, pattern: str) -> int:
+        """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
+        return int(await self._run(self._store.delete_pattern_job(pattern)))
+
+    async def count(self) -> int:
+        return await self._read(self._store.count_now)
+
+    async def stats(self) -> dict[str, Any]:
+        """See :meth:`DiskStore.stats`."""
+        return await self._read(self._store.stats_now)
+
+    async def keys(self) -> AsyncIterator[str]:
+        after = b"j\xff"
+        while page := await self._read(partial(self._store.page_now, after)):
+            for key in page:
+                yield text_of(key)
+            after = page[-1]
+            await asyncio.sleep(0)
+
+    async def flush(self) -> None:
+        """Wait until the fills accepted so far are in the file."""
+        await self._run(self._store.flush_job())
+
+    async def connect(self) -> None:
+        """Open the file now, not on first use."""
+        await self._run(self._store.ready_job(NotReady()))
+
+    async def close(self) -> None:
+        """Write what is pending and close the file. Usable again afterwards."""
+        await asyncio.to_thread(self._store.close)
+
+
+def _positive(value: float, parameter: str, *, zero_ok: bool = False) -> float:
+    checked = seconds(value, parameter, zero_ok=zero_ok)
+    if checked is None:
+        raise ConfigurationError(parameter, value, "give a number of seconds")
+    return checked

@@ -1,0 +1,347 @@
+"""The file itself: made, checked, set aside, opened; and SQLite's errors in our words.
+
+All opening in this process goes through one lock, and making or replacing a file through a lock file beside it, which
+other processes honour. The database file is never opened by other means while this process has it open: closing it
+would drop SQLite's own locks (POSIX).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent_cache.backends.disk import schema
+from agent_cache.backends.disk.names import Names
+from agent_cache.clock import nonce
+from agent_cache.errors import BackendError, ConfigurationError
+
+__all__ = [
+    "Damaged",
+    "Handle",
+    "Identity",
+    "Replaced",
+    "connect",
+    "explained",
+    "identity",
+    "is_damage",
+    "prepare",
+    "set_aside",
+]
+
+log = logging.getLogger("agent_cache")
+Identity = tuple[int, int]
+"""``(st_dev, st_ino)``"""
+_WRITER_BUSY_MS, _READER_BUSY_MS = 200, 20
+_BIRTH, _BORN_MARKED = "user.agent_cache", 0x40
+_opening = threading.RLock()
+_open_here: Counter[Identity] = Counter()
+
+
+class Damaged(Exception):  # noqa: N818 - says what the file is; never leaves this package
+    """What is in the file is not what we wrote."""
+
+
+class Replaced(Exception):  # noqa: N818 - as above
+    """There is another file at the path than the one that is open, or none."""
+
+
+class Handle:
+    """A connection, which file it has open, and whose it is: a forked child never closes its parent's."""
+
+    __slots__ = ("__weakref__", "db", "identity", "lock", "pid")
+
+    def __init__(self, db: sqlite3.Connection, which: Identity) -> None:
+        self.db = db
+        self.identity = which
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        _open_here[which] += 1
+
+    def close(self) -> None:
+        if self.pid != os.getpid():
+            return
+        self.pid = -1
+        try:
+            self.db.close()
+        except sqlite3.Error as error:
+            log.debug("closing a cache file: %s", error)
+        _open_here[self.identity] -= 1
+
+    def leak(self) -> None:
+        """In a forked child: never let the connection be closed, not even at exit."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def after_fork() -> None:
+    """In the child: nothing is open yet, and nobody holds the lock."""
+    global _opening
+    _opening = threading.RLock()
+    _open_here.clear()
+
+
+def identity(path: str) -> Identity:
+    """Raises Replaced where there is no file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - on the way of every hit
+    except (FileNotFoundError, NotADirectoryError):
+        raise Replaced from None
+    except OSError as error:
+        raise BackendError(f"disk cache {path}: {error.strerror}; make it accessible") from error
+    return found.st_dev, found.st_ino
+
+
+def connect(path: str, which: Identity, *, writer: bool) -> Handle:
+    """Open what is there; never makes a file."""
+    with _opening:
+        if identity(path) != which:
+            raise Replaced
+        uri = Path(path).absolute().as_uri() + "?mode=rw"
+        busy = _WRITER_BUSY_MS if writer else _READER_BUSY_MS
+        db = sqlite3.connect(uri, uri=True, timeout=busy / 1000, isolation_level=None, check_same_thread=False)
+        handle = Handle(db, which)
+        try:
+            if writer:
+                db.execute("PRAGMA wal_autocheckpoint=0")
+                db.execute("PRAGMA journal_size_limit=4194304")
+                if sys.platform == "darwin":
+                    db.execute("PRAGMA fullfsync=1")
+                    db.execute("PRAGMA checkpoint_fullfsync=1")
+            else:
+                db.execute("PRAGMA query_only=1")
+            if identity(path) != which:
+                raise Replaced
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+
+def prepare(path: str, names: Names) -> Identity:
+    """See to it that a sound file of ours is at ``path``, making or replacing it where need be."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if Path(path).is_dir():
+            raise BackendError(f"disk cache {path}: it is a directory; give the path of a file")
+        with _opening, _locked(path):
+            for _ in range(3):
+                try:
+                    which = _existing_or_new(path, names)
+                    _check(path, which, names)
+                    return which
+                except Replaced:
+                    continue
+                except Damaged as error:
+                    _move_away(path, str(error))
+                except sqlite3.DatabaseError as error:
+                    if not is_damage(error):
+                        raise
+                    _move_away(path, str(error))
+            raise BackendError(f"disk cache {path}: the file is replaced again and again; give it a path of its own")
+    except OSError as error:
+        raise BackendError(f"disk cache {path}: {error.strerror or error}; free space or make it writable") from error
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """One process at a time makes or replaces the file. The lock goes when the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file cannot be replaced there anyway
+        yield
+        return
+    lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _existing_or_new(path: str, names: Names) -> Identity:
+    try:
+        which = identity(path)
+        size = Path(path).stat().st_size
+    except (Replaced, FileNotFoundError):
+        return _make(path, names)
+    if not _open_here[which]:
+        if size == 0:
+            _remove(path)
+            return _make(path, names)
+        header = _header(path)
+        if header[:16] != b"SQLite format 3\0" or len(header) < 100:
+            raise Damaged("not a database")
+        if int.from_bytes(header[68:72], "big") != schema.APPLICATION:
+            if int.from_bytes(header[28:32], "big") > 1:
+                fix = "the database there is another program's; give the cache a path of its own"
+                raise ConfigurationError("path", path, fix)
+            raise Damaged("not a cache file")
+        version = int.from_bytes(header[60:64], "big")
+        if version >> 24 & 0x3F > schema.VERSION:
+            raise Damaged(f"made by a newer version ({version >> 24 & 0x3F})")
+        if version & 0xFFFFFF != _hash_of(which) or not _birth_fits(path, header):
+            _remove(
+                path
+            )  # a copy, maybe an old one: nothing in it can be trusted to be current, nor the -wal beside it
+            log.info("disk cache %s: the file was copied or restored; starting empty", path)
+            return _make(path, names)
+    return which
+
+
+def _header(path: str) -> bytes:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(handle, 100)
+    finally:
+        os.close(handle)
+
+
+def _hash_of(which: Identity) -> int:
+    return hash((which[0] & 0xFFFFFFFF, which[1])) & 0xFFFFFF
+
+
+def _birth_fits(path: str, header: bytes) -> bool:
+    """Whether an extended attribute given at birth is still there: a copy lacks it, even at the same inode."""
+    if not header[60] & _BORN_MARKED or not hasattr(os, "getxattr"):
+        return True
+    try:
+        os.getxattr(path, _BIRTH)
+    except OSError as error:
+        return error.errno != errno.ENODATA
+    return True
+
+
+def _make(path: str, names: Names) -> Identity:
+    for suffix in ("-wal", "-shm"):  # of a file that is no more
+        Path(path + suffix).unlink(missing_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    which = identity(path)
+    try:
+        marked = 0
+        if hasattr(os, "setxattr"):
+            try:
+                os.setxattr(path, _BIRTH, nonce())
+                marked = _BORN_MARKED
+            except OSError as error:
+                log.debug("disk cache %s: no extended attributes (%s)", path, error)
+        handle = connect(path, which, writer=True)
+        try:
+            db = handle.db
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(schema.TABLES)
+            db.execute("BEGIN IMMEDIATE")
+            meta = [("dev", str(which[0])), ("ino", str(which[1])), ("durability", "full"), ("secret", names.check)]
+            db.executemany("INSERT INTO meta VALUES (?,?)", meta)
+            db.execute("INSERT INTO tags VALUES (?,?,?,NULL,NULL,0)", (schema.FLOOR, nonce(), nonce()))
+            db.execute(f"PRAGMA application_id={schema.APPLICATION}")
+            db.execute(f"PRAGMA user_version={(schema.VERSION | marked) << 24 | _hash_of(which)}")
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            handle.close()
+    except BaseException:
+        _remove(path)
+        raise
+    return which
+
+
+def _check(path: str, which: Identity, names: Names) -> None:
+    handle = connect(path, which, writer=True)
+    try:
+        meta = dict(handle.db.execute("SELECT name, value FROM meta").fetchall())
+        handle.db.execute("SELECT 1 FROM entries LIMIT 1").fetchall()
+        floor = handle.db.execute("SELECT 1 FROM tags WHERE id=?", (schema.FLOOR,)).fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):
+            raise Damaged(str(error)) from error
+        raise
+    finally:
+        handle.close()
+    if (
+        (meta.get("dev"), meta.get("ino")) != (str(which[0]), str(which[1]))
+        or meta.get("durability") != "full"
+        or not floor
+    ):
+        raise Damaged("not made as this file")
+    if meta.get("secret") != names.check:
+        fix = "the file was made with another secret (or without one); use that one, or another path"
+        raise ConfigurationError("secret", "(not shown)", f"disk cache {path}: {fix}")
+
+
+def set_aside(path: str, which: Identity, why: str) -> None:
+    """Put a damaged file out of the way, unless somebody has done it."""
+    try:
+        with _opening, _locked(path):
+            if identity(path) == which:
+                _move_away(path, why)
+    except Replaced:
+        pass
+    except OSError as error:
+        raise BackendError(f"disk cache {path}: damaged ({why}) and not to be renamed: {error.strerror}") from error
+
+
+def _move_away(path: str, why: str) -> None:
+    aside = f"{path}.corrupt-{nonce().hex()}"
+    for suffix in ("-wal", "-shm", ""):  # the file last: a new one must not find the old one's log
+        try:
+            Path(path + suffix).rename(aside + suffix)
+        except FileNotFoundError:
+            pass
+    log.warning("disk cache %s: %s; set aside as %s, starting empty", path, why, aside)
+
+
+def _remove(path: str) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        Path(path + suffix).unlink(missing_ok=True)
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_FIXES = {
+    sqlite3.SQLITE_BUSY: "another process keeps it locked",
+    sqlite3.SQLITE_LOCKED: "another process keeps it locked",
+    sqlite3.SQLITE_READONLY: "it is read-only; make the file and its directory writable",
+    sqlite3.SQLITE_PERM: "no permission; make the file and its directory writable",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; make the file and its directory readable and writable",
+    sqlite3.SQLITE_FULL: "the disk is full (or a quota is); free some space",
+    sqlite3.SQLITE_IOERR: "reading or writing failed; see whether the disk or a quota is full",
+}
+
+
+def code_of(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_damage(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return code_of(error) in _DAMAGE or "decode to UTF-8" in str(error) or "no such table" in str(error)
+    return isinstance(error, Damaged)
+
+
+def is_busy(error: BaseException) -> bool:
+    return isinstance(error, Replaced) or (
+        isinstance(error, sqlite3.Error) and code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    )
+
+
+def explained(path: str, error: BaseException) -> Exception:
+    """The error a caller gets."""
+    if isinstance(error, (BackendError, ConfigurationError)):
+        return error
+    if isinstance(error, Replaced):
+        return BackendError(f"disk cache {path}: the file is replaced again and again; give it a path of its own")
+    if isinstance(error, sqlite3.Error):
+        return BackendError(f"disk cache {path}: {_FIXES.get(code_of(error), 'SQLite failed')} ({error})")
+    return BackendError(f"disk cache {path}: {type(error).__name__}: {error}")

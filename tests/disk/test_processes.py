@@ -1,0 +1,296 @@
+"""Real processes: killed while they write, forked; and threads and event loops of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_cache import BackendError
+from agent_cache.backends.base import Blocked, Found, Missing, NewEntry, Taken
+from agent_cache.backends.disk import DiskBackend
+from agent_cache.tags import read_tags, write_tags
+from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
+
+Make = Callable[..., Talk]
+
+# The source is what the parent wrote down last; the child "commits" by printing, between BEGIN and END.
+_CHILD = """
+import sys
+from typing import Any
+from agent_cache.backends.base import NewEntry, Missing, Found
+from agent_cache.backends.disk import DiskBackend
+from agent_cache.codecs import codec_for
+from agent_cache.tags import read_tags, write_tags
+C = codec_for(Any)
+sys.stdin.readline()
+backend = DiskBackend(sys.argv[1], write_lease=0.2, settle=0.1).sync
+start = int(sys.argv[2])
+values = dict.fromkeys(range(5), start)
+for n in range(start, start + 100_000):
+    item = n % 5
+    T, W = read_tags([("cart", str(item))], ()), write_tags([("cart", str(item))], ())
+    found = backend.lookup(b"%d" % item, T, C)
+    if isinstance(found, Missing):
+        backend.fill(found.token, NewEntry(b"%d" % item, C.freeze(values[item]), None, 0.1, "g", None, ()))
+    elif isinstance(found, Found):
+        assert found.stored.fresh() >= values[item]
+    window = backend.begin(W, "w")
+    print("begun", item, n, flush=True)
+    values[item] = n
+    backend.end(window, unknown=False, no_effect=False)
+"""
+
+
+def _started(path: Path, number: int) -> subprocess.Popen[str]:
+    """A child that waits for a word before it begins: what it imports takes longer than its work."""
+    command = [sys.executable, "-c", _CHILD, str(path), str((number + 1) * 1_000_000)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _kill_repeatedly(path: Path, times: int) -> None:
+    acknowledged: dict[int, int] = {}
+    children = [_started(path, number) for number in range(min(3, times))]
+    for round_ in range(times):
+        child = children.pop(0)
+        if round_ + 3 < times:
+            children.append(_started(path, round_ + 3))
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        assert child.stdout is not None
+        assert child.stderr is not None
+        for _ in range(5 + 7 * round_ % 31):
+            line = child.stdout.readline().split()
+            assert line, child.stderr.read()
+            acknowledged[int(line[1])] = int(line[2])
+        child.kill()
+        rest, failed = child.communicate()
+        assert not failed, failed
+        for text in rest.splitlines():
+            line = text.split()
+            if len(line) == 3:
+                acknowledged[int(line[1])] = int(line[2])
+        survivor = Talk(DiskBackend(path))
+        for item, value in acknowledged.items():
+            tags = read_tags([("cart", str(item))], ())
+            found = survivor.look(b"%d" % item, tags)
+            if isinstance(found, Found):  # at or after what was acknowledged before it began
+                assert found.stored.fresh() >= value, f"stale after kill {round_}"
+        survivor.sync.set("k", round_)
+        assert survivor.sync.get("k") == round_
+        survivor.sync.close()
+
+
+def test_killed_while_writing(path: Path) -> None:
+    _kill_repeatedly(path, 20)
+
+
+@pytest.mark.soak
+def test_killed_while_writing_many_times(path: Path) -> None:
+    _kill_repeatedly(path, 200)
+
+
+_EXITING = """
+import sys
+from typing import Any
+from agent_cache.backends.base import NewEntry
+from agent_cache.backends.disk import DiskBackend
+from agent_cache.codecs import codec_for
+from agent_cache.tags import read_tags
+C, T = codec_for(Any), read_tags([("cart", "42")], ())
+backend = DiskBackend(sys.argv[1]).sync
+token = backend.lookup(None, T, C).token
+assert backend.fill(token, NewEntry(b"key", C.freeze("v"), None, 0.1, "g", None, ()))
+window = backend.begin([("any", (), ("other",))], "w")
+"""
+
+
+def test_what_is_pending_is_written_at_exit(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _EXITING, str(path)], timeout=20, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    talk = Talk(DiskBackend(path))
+    assert talk.value() == "v"
+    talk.sync.close()
+
+
+def _in_a_fork(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_opens_the_file_itself(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    assert talk.fill("v")
+    talk.sync.flush()
+    window = talk.begin()
+    handles = [talk.sync._local.handle, talk.sync._writer.handle]
+
+    def child() -> None:
+        signal.alarm(20)
+        assert isinstance(talk.look(), Blocked)
+        assert talk.sync._local.handle not in handles
+        talk.end(window)  # stays with the parent
+        assert isinstance(talk.look(), Blocked)
+        talk.sync.set("from the child", 1)
+        talk.sync.close()
+
+    assert _in_a_fork(child) == 0
+    assert isinstance(talk.look(), Blocked)
+    assert talk.sync.get("from the child") == 1
+    talk.end(window)
+    assert isinstance(talk.look(), Missing)
+    assert talk.fill("w")
+    talk.sync.flush()
+    assert talk.value() == "w"
+    talk.sync.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pending_fills_stay_with_the_parent(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    talk.look()
+    with talk.sync._writer._lock:  # the writer sleeps until the fork is over
+        assert talk.sync._pending.add(_row(talk), 0) == 0
+
+        def child() -> None:
+            signal.alarm(20)
+            assert not talk.sync._pending.rows
+            talk.sync.flush()
+            assert talk.value() == "-"
+
+        assert _in_a_fork(child) == 0
+    talk.sync.flush()
+    assert talk.value() == "v"
+    talk.sync.close()
+
+
+def _row(talk: Talk) -> Any:
+    from agent_cache.backends.disk.names import tool_key
+
+    return talk.sync.row_of(tool_key(KEY), CODEC.to_payload("v"), None, 0.1, talk.look(None).token)
+
+
+def test_several_event_loops_and_threads(path: Path) -> None:
+    backend = DiskBackend(path)
+    failures: list[BaseException] = []
+
+    async def work(number: int) -> None:
+        tags, writes = read_tags([("cart", str(number % 3))], ()), write_tags([("cart", str(number % 3))], ())
+        for turn in range(20):
+            found = await backend.lookup(b"%d" % (number % 3), tags, CODEC)
+            if isinstance(found, Missing):
+                await backend.fill(found.token, NewEntry(b"%d" % (number % 3), CODEC.freeze(1), None, 0.1, "g", 5, ()))
+            if turn % 5 == number % 5:
+                await backend.end(await backend.begin(writes, "w"), unknown=False, no_effect=turn % 2 == 0)
+            await backend.set(f"{number}", turn)
+            assert await backend.get(f"{number}") == turn
+
+    def loop(number: int) -> None:
+        try:
+            asyncio.run(work(number))
+            asyncio.run(work(number))
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=loop, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    backend.sync.close()
+    assert not failures
+
+
+def test_closing_beside_readers_harms_nobody(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    talk.sync.set("k", 1)
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                assert talk.sync.get("k") == 1
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(20):
+        talk.sync.set("other", number)
+        talk.sync.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    talk.sync.close()
+    assert not failures
+
+
+def test_a_cancelled_begin_leaves_no_window_for_ever(path: Path) -> None:
+    async def scenario() -> None:
+        async with DiskBackend(path) as backend:
+            task = asyncio.ensure_future(backend.begin(WRITE, "w"))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            del task
+            await backend.flush()
+            await backend.set("k", 1)  # a round of its own: the thread has let go of the last one
+            gc.collect()
+            assert not list(backend.sync._held.windows)  # nobody renews it
+
+    asyncio.run(scenario())
+
+
+def test_a_busy_file_is_waited_for_and_then_told(path: Path) -> None:
+    import sqlite3
+
+    talk = Talk(DiskBackend(path))
+    window = talk.begin()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BackendError, match="another process keeps it locked"):
+        talk.begin()
+    with pytest.raises(BackendError, match="another process keeps it locked"):
+        talk.end(window)
+    assert isinstance(talk.look(), Blocked)
+    db.execute("ROLLBACK")
+    db.close()
+    talk.sync.flush()
+    talk.sync.flush()
+    assert isinstance(talk.look(), Missing)  # delivered in the background
+    talk.sync.close()
+
+
+def test_a_lead_is_not_lost_with_its_backend_closed(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    token = talk.look().token
+    lead = talk.sync.lead(KEY, CART, token)
+    assert not isinstance(lead, Taken)
+    assert talk.fill("v", token, lead=lead)
+    talk.sync.close()
+    assert talk.value() == "v"
+    talk.sync.close()
