@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent_cache.backends.base import Lead, Lookup, NewEntry, Same, Taken, Token, Window
+from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Taken, Token, Window
 from agent_cache.backends.disk.clocks import boot_clock
+from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.store import NotReady
 from agent_cache.backends.disk.writer import Job
@@ -147,6 +148,10 @@ class DiskBackend:
         """Does not wait, never raises."""
         self._store.release(lead)
 
+    def abandon(self, window: Window) -> None:
+        """Does not wait, never raises."""
+        self._store.abandon(window)
+
     async def get(self, key: str, default: Any = None) -> Any:
         """The value, the caller's own; ``default`` when there is none or it has expired."""
         return (await self._read(lambda: self._store.get_now([key]))).get(key, default)
@@ -200,6 +205,10 @@ class DiskBackend:
     async def flush(self) -> None:
         """Wait until the fills accepted so far are in the file."""
         await self._run(self._store.flush_job())
+
+    async def doctor(self) -> list[Finding]:
+        """What is wrong with this file, and what mends it."""
+        return await diagnose(self)
 
     async def connect(self) -> None:
         """Open the file now, not on first use."""

@@ -325,6 +325,12 @@ class EntryStore:
             lambda db: tagrows.end(db, mine, how, self.clock(), self._boot_text, tick), durable=True, stubborn=True
         )
 
+    def abandon(self, window: WindowProtocol) -> None:
+        """Does not wait."""
+        job = self.end_job(window, unknown=True, no_effect=False)
+        if job is not None:
+            self._writer.submit(job)
+
     def move_job(self, tags: Sequence[Tag], writer: str) -> Job:
         ids, tick = self._names.of(tags).ids, self._next_tick()
         return Job(lambda db: tagrows.move(db, ids, writer, tick), durable=True, ids=ids)
