@@ -39,6 +39,7 @@ __all__ = [
     "SyncBackend",
     "Taken",
     "Token",
+    "Watching",
     "Window",
 ]
 
@@ -100,6 +101,8 @@ class Found:
     load_seconds: float
     near: NearEntry | None
     stamp: Hashable
+    generation: object | None = None
+    """Of the near entry's home, taken before it was found to be current; without it: as it is now."""
     kept_for: float | None = None
     """Seconds for which a copy of it may be kept, where that is less than for ever."""
 
@@ -255,6 +258,15 @@ class Revalidating(Protocol):
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """:meth:`Backend.lookup`, for one who holds an entry loaded under ``stamp`` (a ``Found.stamp`` or
         ``Token.stamp`` of this backend): ``Same`` while that is current, without its payload."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A far tier on this host that can tell cheaply, without waiting, that nothing at all was written."""
+
+    def unchanged(self) -> bool:
+        """Whether nothing was written by anybody since this thread asked the last time; the first time: no."""
         ...
 
 

@@ -258,6 +258,10 @@ class MemoryStore:
             if records:
                 self._move(records, nonce(), writer)
 
+    def cool(self) -> None:
+        """Let nothing be served at once any more that was found to be current before."""
+        self.generation = object()
+
     def drop_chain(self, chain: Chain) -> None:
         """Delete the entries of one chain."""
         with self._lock:

@@ -35,6 +35,7 @@ from agent_cache.backends.base import (
     Same,
     Taken,
     Token,
+    Watching,
     Window,
 )
 from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
@@ -113,8 +114,11 @@ class TieredBackend:
         self._face = BlockingFace(self)
         tier: Any = self.far
         tier.serves_near_tier = True
+        self._watched: Watching | None = far if isinstance(far, Watching) else None
         if self.coherence == "lease":
             self._store.hot_clock = self._leased_clock
+        elif self._watched is not None:
+            self._store.hot_clock = self._watched_clock
         _tiers.add(self)
 
     def __repr__(self) -> str:
@@ -173,6 +177,16 @@ class TieredBackend:
         """The near tier's time; infinity, at which everything has expired, while nothing is proven."""
         return self._store.clock() if self._is_proven() else math.inf
 
+    def _look_out(self) -> None:
+        """Where a file is watched: once anything was written to it, nothing is served at once until it is asked again."""
+        if self._watched is not None and not self._watched.unchanged():
+            self._store.cool()
+
+    def _watched_clock(self) -> float:
+        """The near tier's time. The generation that is compared after this is a new one if anything was written."""
+        self._look_out()
+        return self._store.clock()
+
     # -- the protocol ---------------------------------------------------------------------------------------------------
 
     def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
@@ -193,6 +207,8 @@ class TieredBackend:
         if key is None:
             now = self._store.token(near_tags)
             return self._with_token(await self.far.lookup(None, tags, codec), now)
+        self._look_out()
+        generation = self._store.generation  # before anything is asked: what is written after that replaces it
         copy = self._store.lookup(key, near_tags, codec)
         snapshot: Token | None = copy.token if isinstance(copy, Missing) else None  # before the far tier is asked
         stamp: Hashable = None
@@ -211,7 +227,10 @@ class TieredBackend:
             if copy.near is None:  # a copy from before the restart: near again
                 self._put(key, tags, snapshot, copy, stamp)
             copy.stamp = stamp
-            copy.near = copy.near if self.coherence == "lease" else None
+            if self.coherence == "lease" or self._watched is not None:
+                copy.generation = generation
+            else:
+                copy.near = None
             return copy
         return self._taken_over(key, tags, answer, snapshot)
 

@@ -201,7 +201,9 @@ def _hit(
 ) -> Answer | None:
     """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
     near = found.near
-    generation = near.home.generation if near is not None else None
+    generation = found.generation
+    if near is not None and generation is None:
+        generation = near.home.generation
     try:
         value = found.stored.fresh()
     except Exception as error:  # noqa: BLE001 - an unreadable entry is a miss, reported; never an error of the tool

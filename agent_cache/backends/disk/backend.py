@@ -119,6 +119,10 @@ class DiskBackend:
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         return await self._read(lambda: self._store.revalidate_now(key, tags, codec, stamp))
 
+    def unchanged(self) -> bool:
+        """Whether nothing was committed to the file, by anybody, since this thread asked the last time."""
+        return self._store.unchanged()
+
     def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
         return self._store.tag_ids(tags)
 

@@ -34,7 +34,7 @@ async def diagnose(backend: DiskBackend) -> list[Finding]:
         found.append(Finding("error", "file system", f"{kind}: SQLite's locks do not hold there", fix))
     elif kind:
         found.append(Finding("ok", "file system", kind))
-    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    mode = _mode(path)
     if mode & 0o077 and os.name == "posix":
         found.append(Finding("warning", "permissions", f"{mode:04o}: others may read it", f"chmod 600 {path}"))
     else:
@@ -46,6 +46,10 @@ async def diagnose(backend: DiskBackend) -> list[Finding]:
         fix = "a full disk, or more results at once than can be written; see the log"
         found.append(Finding("warning", "fills", f"{dropped} results were not kept", fix))
     return found
+
+
+def _mode(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
 
 
 def _file_system(path: str) -> str:
