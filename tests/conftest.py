@@ -1,4 +1,8 @@
-"""What every test starts from: no settings from outside, counters at zero, reproducible hypothesis runs."""
+"""What every test starts from: no settings from outside, counters at zero, reproducible hypothesis runs.
+
+And one set of Redis servers for all folders, started when first asked for. Who uses one empties it first (or keeps to a
+prefix of its own); tests that break a server start their own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import agent_cache
+from agent_cache.testing.servers import ClusterSetup, RedisServer, SentinelSetup
 
 # No deadline: a busy machine is not a failing example. `make soak` sets HYPOTHESIS_PROFILE=soak.
 _slow_is_fine = [HealthCheck.too_slow]
@@ -48,3 +53,21 @@ def _reset() -> None:
     )
     agent_cache.reset_metrics()
     logging.getLogger("agent_cache").setLevel(logging.NOTSET)  # some programs under test turn it down
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[ClusterSetup]:
+    with ClusterSetup() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[SentinelSetup]:
+    with SentinelSetup() as sentinel:
+        yield sentinel

@@ -1,4 +1,4 @@
-"""Real servers, emptied for each test; a wire that is listened to; a server that says what a test wants said."""
+"""The shared servers, emptied for each test; a wire that is listened to; a server that says what a test wants said."""
 
 from __future__ import annotations
 
@@ -17,25 +17,7 @@ from agent_cache.config import settings
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.policy import scopes_of_reads
 from agent_cache.testing.contract import _Face as Face
-from agent_cache.testing.servers import ClusterSetup, RedisServer, SentinelSetup
-
-
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis_cluster() -> Iterator[ClusterSetup]:
-    with ClusterSetup() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="session")
-def redis_sentinel() -> Iterator[SentinelSetup]:
-    with SentinelSetup() as sentinel:
-        yield sentinel
+from agent_cache.testing.servers import ClusterSetup, RedisServer
 
 
 @pytest.fixture

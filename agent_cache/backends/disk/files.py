@@ -13,6 +13,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ log = logging.getLogger("agent_cache")
 Identity = tuple[int, int]
 """``(st_dev, st_ino)``"""
 _WRITER_BUSY_MS, _READER_BUSY_MS = 200, 20
+_LOCK_PATIENCE = 2.0  # seconds
 _BIRTH, _BORN_MARKED = "user.agent_cache", 0x40
 _opening = threading.RLock()
 _open_here: Counter[Identity] = Counter()
@@ -105,8 +107,8 @@ def identity(path: str) -> Identity:
 
 
 def connect(path: str, which: Identity, *, writer: bool) -> Handle:
-    """Open what is there; never makes a file."""
-    with _opening:
+    """Open what is there; never makes a file. A reader, which may be an event loop, hardly waits for who opens another."""
+    with _turn(path, -1 if writer else _READER_BUSY_MS / 1000):
         if identity(path) != which:
             raise Replaced
         uri = Path(path).absolute().as_uri() + "?mode=rw"
@@ -128,6 +130,16 @@ def connect(path: str, which: Identity, *, writer: bool) -> Handle:
             handle.close()
             raise
         return handle
+
+
+@contextmanager
+def _turn(path: str, patience: float) -> Iterator[None]:
+    if not _opening.acquire(timeout=patience):
+        raise BackendError(f"disk cache {path}: it is being opened")
+    try:
+        yield
+    finally:
+        _opening.release()
 
 
 def prepare(path: str, names: Names) -> Identity:
@@ -166,7 +178,15 @@ def _locked(path: str) -> Iterator[None]:
         return
     lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        until = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # never for ever: who has it may have been stopped
+                if time.monotonic() > until:
+                    raise BackendError(f"disk cache {path}: another process keeps it locked") from None
+                threading.Event().wait(0.01)
         yield
     finally:
         os.close(lock)
