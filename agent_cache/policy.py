@@ -115,14 +115,16 @@ class _ReadRegister:
     def __init__(self) -> None:
         self._lock = renewed_after_fork(self, "_lock")
         self._scopes: dict[str | None, set[str]] = {}
-        self._backends: dict[str | None, weakref.WeakSet[Any]] = {}
+        # by id, in the order they were named: runs are reproducible
+        self._backends: dict[str | None, weakref.WeakValueDictionary[int, Any]] = {}
 
     def add(self, policy: ReadPolicy) -> None:
         with self._lock:
             for template in policy.resources:
                 self._scopes.setdefault(template.head, set()).add(policy.scope)
                 if policy.backend is not None:
-                    self._backends.setdefault(template.head, weakref.WeakSet()).add(policy.backend)
+                    named = self._backends.setdefault(template.head, weakref.WeakValueDictionary())
+                    named[id(policy.backend)] = policy.backend
 
     def backends_of(self, templates: Iterable[Template]) -> list[Backend]:
         """The backends that reads of these resources were declared with: a write has to reach them too."""
@@ -133,7 +135,7 @@ class _ReadRegister:
             for template in templates:
                 heads = list(self._backends) if template.head is None else [template.head, None]
                 for head in heads:
-                    found |= {id(backend): backend for backend in self._backends.get(head, ())}
+                    found |= dict(self._backends.get(head, {}))
             return list(found.values())
 
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:

@@ -10,7 +10,7 @@ from agent_cache.context import View
 from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Ask, Down, Move
+from agent_cache.engine.effects import Ask, Down, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.model import Explanation, InvalidationEvent
@@ -36,15 +36,17 @@ def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
 
 
 def _move(tool: ReadTool, view: View, backend: Any, tags: Any) -> Line[None]:
-    moved = yield Move(backend, tags, f"{tool.name}.invalidate")
-    if isinstance(moved, Down):
-        backend_failed(view, tool.resource, backend, moved)
+    moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
+    if moved.down is not None:
+        backend_failed(view, tool.resource, backend, moved.down)
         OUTBOX.owe(backend, tuple(tags))
     view.count(tool.resource, "invalidations")
     if settings.notices.observers:
         session_id = view.session.session_id if view.session is not None else None
         spelt = tuple(spell(tag) for tag in tags)
         settings.notices.emit(view, tool.resource, InvalidationEvent(tool.name, spelt, "global", session_id))
+    if moved.cancelled is not None:
+        raise moved.cancelled
 
 
 def _backend_of(tool: ReadTool, view: View, call: ReadCall | Bypass | None) -> Any:

@@ -36,6 +36,7 @@ __all__ = [
     "Fly",
     "Load",
     "Move",
+    "Moved",
     "Pause",
     "Ran",
     "Run",
@@ -348,25 +349,31 @@ class End:
 
 
 @dataclass(slots=True, eq=False)
+class Moved:
+    """Whether the backend could do it; and the cancellation that came meanwhile, for the line to raise."""
+
+    down: Down | None = None
+    cancelled: asyncio.CancelledError | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Move:
-    """Invalidate without a window. Replies None, or Down."""
+    """Invalidate without a window. A cancellation does not interrupt it."""
 
     backend: Backend
     tags: Sequence[Tag]
     writer: str
 
-    async def go(self) -> Down | None:
+    async def go(self) -> Moved:
         moved, cancelled = await _shielded(self.backend, partial(self.backend.move, self.tags, self.writer))
-        if cancelled is not None and not isinstance(moved, Down):
-            raise cancelled
-        return moved
+        return Moved(moved, cancelled)
 
-    def go_blocking(self) -> Down | None:
+    def go_blocking(self) -> Moved:
         try:
             self.backend.sync.move(self.tags, self.writer)
         except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
-        return None
+            return Moved(Down(error))
+        return Moved()
 
 
 async def _shielded(

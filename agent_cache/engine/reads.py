@@ -19,7 +19,7 @@ from agent_cache.context import View, Warm, keep_warm
 from agent_cache.engine.answers import Answer, backend_answered, backend_failed
 from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move
+from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
 from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, served, settle
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
@@ -123,8 +123,8 @@ def _cached(
         bound(tool.group, tool.policy.maxsize)
     watched: Flight | None = None
     refresh = view.mode == "refresh"
-    if refresh:  # a load that began before must not come after ours and undo it
-        yield Move(call.backend, [("any", call.chain, call_path(call.cache_key))], f"{tool.name} in refresh()")
+    if refresh:
+        yield from _supersede(tool, call)
     while True:
         found = yield from _ask(tool, view, call, refresh)
         if isinstance(found, Found):
@@ -171,17 +171,28 @@ def _cached(
         return answer, _Report("coalesced", landed=landed)
 
 
+def _supersede(tool: ReadTool, call: ReadCall) -> Line[None]:
+    """Before a refresh: a load that began earlier must not come after ours and undo it."""
+    tag = ("any", call.chain, call_path(call.cache_key))
+    moved: Moved = yield Move(call.backend, [tag], f"{tool.name} in refresh()")
+    if moved.cancelled is not None:
+        raise moved.cancelled
+
+
 def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
     """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
     if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
         if OUTBOX.has_courier(call.backend):
             view.count(tool.resource, "backend_errors", reason="undelivered")
             return Down(BackendError("an invalidation is still to be delivered"))
-        delivered = yield Move(call.backend, tuple(owed), "an earlier write")
-        if isinstance(delivered, Down):
-            backend_failed(view, tool.resource, call.backend, delivered)
-            return delivered
-        OUTBOX.delivered(call.backend, owed)
+        moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write")
+        if moved.down is None:
+            OUTBOX.delivered(call.backend, owed)
+        if moved.cancelled is not None:
+            raise moved.cancelled
+        if moved.down is not None:
+            backend_failed(view, tool.resource, call.backend, moved.down)
+            return moved.down
     found: Lookup | Down = yield Ask(call, tool.codec, token_only=token_only)
     if isinstance(found, Down):
         backend_failed(view, tool.resource, call.backend, found)

@@ -115,8 +115,11 @@ async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
         return await value
     finally:
         for backend in call.backends:
-            if isinstance(await Move(backend, call.tags, call.tool.name).go(), Down):
+            moved = await Move(backend, call.tags, call.tool.name).go()
+            if moved.down is not None:
                 OUTBOX.owe(backend, call.tags)
+            if moved.cancelled is not None:
+                raise moved.cancelled
 
 
 def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Hashable:

@@ -23,6 +23,9 @@ class TestDisk(BackendContract):
         path = self.folder / f"{next(self.numbers)}.db"
         return DiskBackend(path, settle=self.settle, clock=clock, wall=clock)
 
+    async def settled(self) -> None:
+        await self.backend.flush()
+
 
 class TestSealedDisk(TestDisk):
     def make(self, clock: FakeClock) -> DiskBackend:
