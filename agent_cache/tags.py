@@ -18,7 +18,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -30,7 +30,18 @@ from uuid import UUID
 from agent_cache.errors import ConfigurationError
 from agent_cache.model import CacheKey
 
-__all__ = ["Chain", "Path", "Tag", "Template", "call_path", "read_chains", "read_tags", "spell", "write_tags"]
+__all__ = [
+    "Chain",
+    "Path",
+    "Tag",
+    "Template",
+    "bucket_path",
+    "call_path",
+    "read_chains",
+    "read_tags",
+    "spell",
+    "write_tags",
+]
 
 Path = tuple[str, ...]
 Chain = tuple[str, ...]
@@ -43,6 +54,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 _FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 _BUCKETS = 65_536
+_MAX_KNOWN = 8_192
+_known_reads: dict[tuple[tuple[Path, ...], Chain], tuple[Tag, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,8 @@ def segment_text(value: object) -> str | None:
 
     Over-invalidation is intended here, unlike in keys. Values without an obvious text give ``None``.
     """
+    if type(value) is str and _PLAIN.fullmatch(value):  # the common case, at once
+        return value
     try:
         return _text_of(value.value if isinstance(value, Enum) else value)
     except Exception:  # noqa: BLE001 - somebody's __str__; a value without a text is a missing one, which is safe
@@ -125,6 +140,12 @@ class Template:
 
     text: str
     segments: tuple[tuple[str | _Field, ...], ...]
+    name: str = field(init=False, repr=False, compare=False)
+    """What people call it: the first segment as it was written."""
+
+    def __post_init__(self) -> None:
+        name = re.split(r"[:/](?![^{]*\})", self.text, maxsplit=1)[0]  # once: every call is counted under it
+        object.__setattr__(self, "name", name)
 
     @classmethod
     def parse(cls, text: object, parameters: Iterable[str], parameter: str = "resource") -> Template:
@@ -149,11 +170,6 @@ class Template:
         """The first segment if it is the same for every call, else None."""
         first = self.segments[0]
         return first[0] if len(first) == 1 and isinstance(first[0], str) else None
-
-    @property
-    def name(self) -> str:
-        """What people call it: the first segment as it was written."""
-        return re.split(r"[:/](?![^{]*\})", self.text, maxsplit=1)[0]
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -220,14 +236,21 @@ def read_chains(chain: Chain) -> tuple[Chain, ...]:
 
 
 def read_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
-    """What a read of ``paths`` in ``chain`` depends on."""
+    """What a read of ``paths`` in ``chain`` depends on. The same tuple again while it is remembered."""
+    asked = tuple(paths), chain
+    known = _known_reads.get(asked)
+    if known is not None:
+        return known
     tags: dict[Tag, None] = {}
     for whose in read_chains(chain):
-        for path in paths:
+        for path in asked[0]:
             for end in range(len(path)):
                 tags["all", whose, path[:end]] = None
             tags["any", whose, path] = None
-    return tuple(tags)
+    if len(_known_reads) >= _MAX_KNOWN:
+        _known_reads.clear()
+    made = _known_reads[asked] = tuple(tags)
+    return made
 
 
 def write_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
@@ -246,6 +269,11 @@ def call_path(key: CacheKey) -> Path:
     Calls share a bounded number of buckets per tool; two in one bucket are dropped together, at the cost of a load.
     """
     return f"#{key.tool}", str(int(key.digest[:8], 16) % _BUCKETS)
+
+
+def bucket_path(tool: str, digest: bytes) -> Path:
+    """:func:`call_path` of the call with this digest, without spelling its key."""
+    return f"#{tool}", str(int.from_bytes(digest[:4], "big") % _BUCKETS)
 
 
 def spell(tag: Tag) -> str:

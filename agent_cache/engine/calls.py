@@ -18,7 +18,7 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import UnkeyableArgumentError
 from agent_cache.model import CacheKey
 from agent_cache.policy import scopes_of_reads
-from agent_cache.tags import Chain, Path, Tag, call_path, read_tags, segment_text, write_tags
+from agent_cache.tags import Chain, Path, Tag, bucket_path, call_path, read_tags, segment_text, write_tags
 
 __all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write", "same_call"]
 
@@ -39,12 +39,16 @@ class ReadCall:
 
     tool: ReadTool
     key: bytes
-    cache_key: CacheKey
+    digest: bytes
     tags: tuple[Tag, ...]
     chain: Chain
     dies_with_session: bool
     backend: Backend
     ttl: float | None
+
+    @property
+    def cache_key(self) -> CacheKey:
+        return CacheKey(self.tool.group, self.digest.hex())
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +74,7 @@ def cache_key(tool: ReadTool, values: tuple[Any, ...]) -> CacheKey:
 def same_call(tool: ReadTool, values: tuple[Any, ...], call: ReadCall) -> bool:
     """Whether mutable arguments are still those the call was keyed by."""
     try:
-        return cache_key(tool, values) == call.cache_key
+        return tool.shape.digest(tool.identity, values) == call.digest
     except UnkeyableArgumentError:
         return False
 
@@ -81,28 +85,30 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
         digest = tool.shape.digest(tool.identity, values)
     except UnkeyableArgumentError as error:
         return Bypass("unkeyable_argument", str(error))
-    key = CacheKey(tool.group, digest.hex())
     if settings.mode == "off":
-        return Bypass("mode_off", "configure(mode='off')", key, warn=False)
+        return Bypass("mode_off", "configure(mode='off')", CacheKey(tool.group, digest.hex()), warn=False)
     if view.mode == "bypass":
-        return Bypass("no_cache", "inside no_cache()", key, warn=False)
+        return Bypass("no_cache", "inside no_cache()", CacheKey(tool.group, digest.hex()), warn=False)
     policy = tool.policy
     arguments = tool.shape.arguments(values)
     paths: list[Path] = []
     for template in policy.resources:
         path, whole = template.fill(arguments)
         if not whole:
-            return Bypass("unknown_entity", f"a value of {template.text!r} is None, missing or has no text", key)
+            text = f"a value of {template.text!r} is None, missing or has no text"
+            return Bypass("unknown_entity", text, CacheKey(tool.group, digest.hex()))
         paths.append(path)
     whose = scope_of(policy.scope, view.session)
     if isinstance(whose, str):
-        return Bypass(whose, f"scope={policy.scope!r} needs an active session that names it", key)
+        text = f"scope={policy.scope!r} needs an active session that names it"
+        return Bypass(whose, text, CacheKey(tool.group, digest.hex()))
     chain, identity = whose
+    paths.append(bucket_path(tool.group, digest))
     return ReadCall(
         tool=tool,
         key=_entry_key(digest, identity),
-        cache_key=key,
-        tags=read_tags([*paths, call_path(key)], chain),
+        digest=digest,
+        tags=read_tags(paths, chain),
         chain=chain,
         dies_with_session=policy.scope == "session",
         backend=backend_for(policy.backend, view.session),

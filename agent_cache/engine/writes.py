@@ -114,12 +114,14 @@ async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
     try:
         return await value
     finally:
-        for backend in call.backends:
+        cancelled: BaseException | None = None
+        for backend in call.backends:  # every one of them, whatever comes in between
             moved = await Move(backend, call.tags, call.tool.name).go()
             if moved.down is not None:
                 OUTBOX.owe(backend, call.tags)
-            if moved.cancelled is not None:
-                raise moved.cancelled
+            cancelled = cancelled or moved.cancelled
+        if cancelled is not None:
+            raise cancelled
 
 
 def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> Hashable:

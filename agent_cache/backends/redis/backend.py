@@ -41,7 +41,7 @@ from agent_cache.backends.redis.records import (
 )
 from agent_cache.backends.redis.wire import Command, Replies
 from agent_cache.clock import nonce, seconds, uptime
-from agent_cache.codecs import ToolCodec
+from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
 from agent_cache.tags import Chain, Tag
 
@@ -72,6 +72,25 @@ class _Plan:
     groups: tuple[_Group, ...]
     home: bytes
     ids: tuple[bytes, ...]
+
+
+class _Seen:
+    """What was read at one moment, for one call or several that read the same in one batch; opened once for all.
+
+    ``left``: the entry's remaining ms, ``stamp``: what an entry must have been loaded under to be current.
+    """
+
+    __slots__ = ("codec", "entry", "epoch", "left", "raw", "stamp", "stored", "tags")
+
+    def __init__(self, raw: Any, left: Any, tags: Sequence[Any], epoch: bytes) -> None:
+        self.raw = raw
+        self.left = left
+        self.tags = tags
+        self.epoch = epoch
+        self.stamp = _stamp(epoch, tags)
+        self.entry: EntryRecord | None = None
+        self.stored: Stored | None = None
+        self.codec: ToolCodec | None = None
 
 
 class Token:
@@ -274,23 +293,26 @@ class RedisBackend(KeyValueSurface):
 
     def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
         """How the bus names these tags."""
-        return tuple([self._names.tag(tag)[2] for tag in tags])
+        return self._plan(tags).ids
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
         plan = self._plan(tags)
-        raw, left, tags_found, epoch = await self._read(key, plan)
+        seen = await self._read(key, plan)
+        raw, epoch = seen.raw, seen.epoch
         why, dropped_by, entry = "absent", None, None
         if raw is not None and key is not None:
-            entry = read_entry(raw, self._seal, self._bound(key, plan))
+            entry = seen.entry
+            if entry is None:
+                entry = seen.entry = read_entry(raw, self._seal, self._bound(key, plan))
             if entry is None:
                 self._corrupt += 1
-            elif entry.stamp == _stamp(epoch, tags_found):
-                found = self._found(entry, codec, left)
+            elif entry.stamp == seen.stamp:
+                found = self._found(entry, codec, seen)
                 if found is not None:
                     return found
-        records = [read_tag(each) for each in tags_found]
-        if entry is not None and entry.stamp != _stamp(epoch, tags_found):
+        records = [read_tag(each) for each in seen.tags]
+        if entry is not None and entry.stamp != seen.stamp:
             why, dropped_by = "stale", _dropped_by(entry, epoch, records)
         token = await self._token(plan, records, epoch)
         if token is None:
@@ -300,8 +322,8 @@ class RedisBackend(KeyValueSurface):
 
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
-        _, _, tags_found, epoch = await self._read(None, self._plan(tags))
-        if stamp is not None and _stamp(epoch, tags_found) == stamp:
+        seen = await self._read(None, self._plan(tags))
+        if stamp is not None and seen.stamp == stamp:
             return Same()
         return await self.lookup(key, tags, codec)
 
@@ -586,8 +608,10 @@ class RedisBackend(KeyValueSurface):
     def _ids(plan: _Plan, group: _Group) -> bytes:
         return b"".join([plan.ids[at] for at in group.positions])
 
-    async def _read(self, key: bytes | None, plan: _Plan) -> tuple[Any, Any, list[Any], bytes]:
-        """Raw, an entry and its tags, its remaining ms where a near tier needs them; the epoch of who answered."""
+    async def _read(self, key: bytes | None, plan: _Plan) -> _Seen:
+        """An entry and its tags; its remaining ms where a near tier needs them."""
+        if len(plan.groups) == 1:
+            return await self._read_in(key, plan.groups[0])
         asked: list[tuple[bytes, list[Command]]] = []
         for group in plan.groups:
             if key is None or group.slot != plan.home:
@@ -596,13 +620,9 @@ class RedisBackend(KeyValueSurface):
             entry = self._names.entry(plan.home, key)
             life: list[Command] = [("PTTL", entry)] if self.serves_near_tier else []
             asked.append((group.slot, [("MGET", entry, *group.keys), *life]))
-        replies: list[Replies]
-        if len(asked) == 1:
-            replies = [await self._links.ask(asked[0][0], asked[0][1], wants_epoch=True)]
-        else:
-            replies = list(
-                await asyncio.gather(*(self._links.ask(slot, commands, wants_epoch=True) for slot, commands in asked))
-            )
+        replies: list[Replies] = list(
+            await asyncio.gather(*(self._links.ask(slot, commands, wants_epoch=True) for slot, commands in asked))
+        )
         raw: Any = None
         left: Any = None
         found: list[Any] = [None] * len(plan.ids)
@@ -615,7 +635,26 @@ class RedisBackend(KeyValueSurface):
             for at, value in zip(group.positions, values, strict=True):
                 found[at] = value
             epochs.append(reply.epoch or b"")
-        return raw, left, found, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
+        return _Seen(raw, left, found, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs)))
+
+    async def _read_in(self, key: bytes | None, group: _Group) -> _Seen:
+        """All of it from one slot. Whoever asks the same in the same batch gets the same object."""
+        commands: list[Command]
+        if key is None:
+            commands = [("MGET", *group.keys)]
+        else:
+            entry = self._names.entry(group.slot, key)
+            commands = [("MGET", entry, *group.keys)]
+            if self.serves_near_tier:
+                commands.append(("PTTL", entry))
+        reply = await self._links.ask(group.slot, commands, wants_epoch=True)
+        seen: _Seen | None = reply.made
+        if seen is None:
+            values = reply.values[0]
+            raw, tags = (None, values) if key is None else (values[0], values[1:])
+            left = reply.values[1] if len(commands) == 2 else None
+            seen = reply.made = _Seen(raw, left, tags, reply.epoch or b"")
+        return seen
 
     async def _token(self, plan: _Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
         """The token to load under; None while somebody writes. Records that are missing are minted."""
@@ -644,12 +683,15 @@ class RedisBackend(KeyValueSurface):
                     fences[at] = answer[NONCE * (count + number) : NONCE * (count + number + 1)]
         return Token(plan, epoch + b"".join(versions), tuple(fences))
 
-    def _found(self, entry: EntryRecord, codec: ToolCodec, left_ms: int | None) -> Found | None:
-        try:
-            stored = codec.thaw_payload(entry.payload)
-        except UnstorableResultError:
-            self._corrupt += 1
-            return None
+    def _found(self, entry: EntryRecord, codec: ToolCodec, seen: _Seen) -> Found | None:
+        left_ms, stored = seen.left, seen.stored
+        if stored is None or seen.codec is not codec:
+            try:
+                stored = codec.thaw_payload(entry.payload)
+            except UnstorableResultError:
+                self._corrupt += 1
+                return None
+            seen.stored, seen.codec = stored, codec
         age = max(0.0, self._wall() - entry.created)
         left = max(0.0, entry.ttl - age) if entry.ttl else None
         kept_for = None if left_ms is None else max(0.001, left_ms / 1000)  # by the server's clock

@@ -48,11 +48,13 @@ class WireDownError(BackendError):
 class Replies:
     """What came back, in order: errors of single commands are exceptions among the replies.
 
-    ``epoch``: of the server that answered; None where it was not asked for.
+    ``epoch``: of the server that answered; None where it was not asked for. ``made``: what was made of it; all who asked
+    the same in one batch have the same replies, so nobody may change ``values``, and one of them opens them for all.
     """
 
     values: list[Any]
     epoch: bytes | None
+    made: Any = None
 
 
 @dataclass(slots=True)
@@ -203,15 +205,19 @@ class Wire:
             epoch = self._epoch(replies[-1])
             if isinstance(epoch, WireDownError):
                 self.distrust()  # whoever asks next has to find out who is in charge now
+        known = epoch if isinstance(epoch, bytes) else None
+        shared: dict[tuple[int, ...], Replies] = {}
         for asked, mine in zip(batch, places, strict=True):
             if asked.reply.done():
                 continue  # its caller has left
             if asked.wants_epoch and isinstance(epoch, Exception):
                 asked.reply.set_exception(epoch)
-            else:
-                asked.reply.set_result(
-                    Replies([replies[at] for at in mine], epoch if isinstance(epoch, bytes) else None)
-                )
+                continue
+            which = tuple(mine)
+            answer = shared.get(which)
+            if answer is None:
+                answer = shared[which] = Replies([replies[at] for at in mine], known)
+            asked.reply.set_result(answer)
 
     async def _again(self, sent: list[Command], replies: list[Any], unknown: list[int], *, asks_epoch: bool) -> None:
         """The scripts Redis did not know (a restart, SCRIPT FLUSH) once more, in full; then the epoch, if it is wanted."""
