@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
@@ -249,6 +249,7 @@ class RedisBackend(KeyValueSurface):
         self._patience = _PATIENCE
         self._skew_ms = 0  # tests let time pass with it
         self._keep_ms = round(self.max_ttl * 1000) + _HOUR
+        self._is_closed = False
         self._plans: dict[tuple[Tag, ...], _Plan] = {}
         self._keeper = Keeper(self._renew)
         self._bus: Bus | None = None
@@ -284,6 +285,7 @@ class RedisBackend(KeyValueSurface):
 
     async def close(self) -> None:
         """Close this event loop's connections (and those of ours in the background). Usable again afterwards."""
+        self._is_closed = True
         bus, self._bus = self._bus, None
         if bus is not None:
             await bus.close()
@@ -298,6 +300,7 @@ class RedisBackend(KeyValueSurface):
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
         plan = self._plan(tags)
+        self._is_closed = False
         seen = await self._read(key, plan)
         raw, epoch = seen.raw, seen.epoch
         why, dropped_by, entry = "absent", None, None
@@ -386,7 +389,17 @@ class RedisBackend(KeyValueSurface):
         """Give a lead back without a fill; does not wait."""
         mine = cast(Lead, lead)
         self._keeper.drop(mine)
-        self._keeper.deliver(lambda: self._let_go(mine), self._lead_lease)
+        self._deliver(lambda: self._let_go(mine), self._lead_lease)
+
+    def _deliver(self, work: Callable[[], Awaitable[None]], give_up_after: float) -> None:
+        """In the background; a backend that was closed meanwhile keeps no connection for it."""
+
+        async def delivering() -> None:
+            await work()
+            if self._is_closed:
+                await self._links.close_here()
+
+        self._keeper.deliver(delivering, give_up_after)
 
     async def _let_go(self, lead: Lead) -> None:
         await self._links.ask(lead.slot, [(scripts.RELEASE, 1, lead.key, lead.who)])
@@ -394,13 +407,14 @@ class RedisBackend(KeyValueSurface):
     async def begin(self, tags: Sequence[Tag], writer: str) -> WindowProtocol:
         """Open a window, trying for at least two seconds; in lease mode with ``lease_wait="before"`` wait it out."""
         plan = self._plan(tags)
+        self._is_closed = False
         window = Window(plan, _short(writer), self._write_lease / 3)
         opened = await asyncio.gather(*(self._begin_in(window, group) for group in plan.groups), return_exceptions=True)
         failed = next((error for error in opened if error is not None), None)
         if failed is not None:  # on some slots, or without an answer: it must not block others for a whole lease
             window.closed = True
             fresh = nonce()
-            self._keeper.deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
+            self._deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
             raise failed
         window.since = uptime()
         self._keeper.keep(window)
@@ -477,7 +491,7 @@ class RedisBackend(KeyValueSurface):
         try:
             await self._close(mine, settle, no_effect=no_effect, fresh=fresh, patience=self._patience)
         except BackendError:
-            self._keeper.deliver(
+            self._deliver(
                 lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease
             )
             raise
@@ -491,7 +505,7 @@ class RedisBackend(KeyValueSurface):
             mine.closed = True
             self._keeper.drop(mine)
             fresh, settle = nonce(), round(self._settle * 1000)
-            self._keeper.deliver(lambda: self._close(mine, settle, no_effect=False, fresh=fresh), 2 * self._write_lease)
+            self._deliver(lambda: self._close(mine, settle, no_effect=False, fresh=fresh), 2 * self._write_lease)
 
     async def _close(
         self, window: Window, settle: int, *, no_effect: bool, fresh: bytes, patience: float = 0.0

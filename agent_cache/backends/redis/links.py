@@ -153,8 +153,10 @@ class Links:
             except WireDownError:
                 self._stale_slots = True  # a failover may have given the slot another server
                 raise
-            refused = next((reply for reply in replies.values if isinstance(reply, ResponseError)), None)
-            if refused is None:
+            for refused in replies.values:
+                if isinstance(refused, ResponseError):
+                    break
+            else:
                 return replies
             kind = type(refused).__name__
             if self.sharded and kind == "MovedError":

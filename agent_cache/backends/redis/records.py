@@ -120,8 +120,8 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     body = head_end + (_SEAL if flags & _SEALED else 0)
     if len(raw) < body or flags & ~_SEALED:
         return None
-    head, mac, payload = raw[:head_end], raw[head_end:body], raw[body:]
-    if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, head, payload))):
+    mac, payload = raw[head_end:body], raw[body:]
+    if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, raw[:head_end], payload))):
         return None
     created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
     return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac)

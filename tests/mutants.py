@@ -1,0 +1,587 @@
+"""Mutants: take one rule of the protocol out of the package, and the tests must notice. ``python tests/mutants.py [name…]``
+
+Each mutation is a change to a copy of the package, never to the tree; the tests named beside it are run against the
+copy, and one of them must fail. First all of them are run against a copy that is as it is: they must pass. Names may be
+parts of names. ``--list`` prints the table, ``--jobs N`` runs so many at a time. The exit code is 1 if a mutant
+survives, 2 if the table no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 180.0  # seconds for the tests of one mutant: one that hangs is caught
+
+SCRIPTS = "backends/redis/scripts.py"
+BACKEND = "backends/redis/backend.py"
+WIRE = "backends/redis/wire.py"
+BUS = "backends/redis/bus.py"
+TIERED = "backends/tiered.py"
+MEMORY = "backends/memory.py"
+FLIGHT = "flight.py"
+TAGS = "tags.py"
+LOADS = "engine/loads.py"
+READS = "engine/reads.py"
+OUTBOX = "engine/outbox.py"
+
+RULES = "tests/redis/test_rules.py"
+LEADS = "tests/redis/test_leads.py"
+BACKPLANE = "tests/redis/test_backplane.py"
+DEBTS = "tests/redis/test_outbox.py"
+KEPT = "tests/tiered/test_kept_copies.py"
+CONTRACT = "tests/core/test_contract_memory.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``edits`` are (old, new) in ``file``, each old text there exactly once; ``tests``: a file and words for ``-k``."""
+
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    tests: str
+    words: str = ""
+
+
+def mutant(name: str, file: str, old: str, new: str, tests: str, words: str = "") -> Mutant:
+    return Mutant(name, file, ((old, new),), tests, words)
+
+
+MUTANTS = [
+    # -- the write window, on Redis
+    mutant(
+        "no begin",
+        SCRIPTS,
+        "  r.v, r.f, r.by = ARGV[3], ARGV[3], ARGV[4]\n  r.m[#r.m + 1] = {ARGV[3], now + tonumber(ARGV[7])}\n",
+        "",
+        RULES,
+        "its_begin",
+    ),
+    mutant(
+        "begin only marks",
+        SCRIPTS,
+        "  r.v, r.f, r.by = ARGV[3], ARGV[3], ARGV[4]\n  r.m[#r.m + 1]",
+        "  r.m[#r.m + 1]",
+        RULES,
+        "its_begin",
+    ),
+    mutant("no marker", SCRIPTS, "  r.m[#r.m + 1] = {ARGV[3], now + tonumber(ARGV[7])}\n", "", RULES, "marker_blocks"),
+    mutant(
+        "a marker without a lease",
+        SCRIPTS,
+        "r.m[#r.m + 1] = {ARGV[3], now + tonumber(ARGV[7])}",
+        "r.m[#r.m + 1] = {ARGV[3], now + 9999999999}",
+        RULES,
+        "marker_blocks",
+    ),
+    Mutant(
+        "no end",
+        SCRIPTS,
+        (("    r.v, r.by, moved = ARGV[7], ARGV[4], true\n", ""), ("  r.f = ARGV[7]\n  if tonumber", "  if tonumber")),
+        RULES,
+        "marker_was_lost_moves",
+    ),
+    mutant(
+        "a lost marker forgotten",
+        SCRIPTS,
+        "    r.v, r.f, r.by = ARGV[8], ARGV[8], ARGV[4]\n",
+        "",
+        RULES,
+        "renewal_that_finds",
+    ),
+    mutant("nothing is renewed", BACKEND, "        self._keeper.keep(window)\n", "", RULES, "outlives_its_first_lease"),
+    mutant(
+        "settle 0 with late commits",
+        SCRIPTS,
+        "if tonumber(ARGV[8]) > 0 then",
+        "if false then",
+        RULES,
+        "unknown_outcome or after_the_timeout",
+    ),
+    mutant(
+        "restore without compare-and-set",
+        SCRIPTS,
+        "if marked and r.v == nonce and #before == 12",
+        "if marked and #before == 12",
+        RULES,
+        "restore_takes_back",
+    ),
+    mutant(
+        "restore after the lease",
+        SCRIPTS,
+        "if marked and r.v == nonce and #before == 12",
+        "if r.v == nonce and #before == 12",
+        RULES,
+        "whose_lease_has_ended",
+    ),
+    Mutant(
+        "restore without the fence",
+        SCRIPTS,
+        (
+            (
+                "r.v, r.f, r.by = ARGV[3], ARGV[3], ARGV[4]\n  r.m[#r.m + 1]",
+                "r.v, r.by = ARGV[3], ARGV[4]\n  r.m[#r.m + 1]",
+            ),
+            ("r.v, r.by, moved = ARGV[7], ARGV[4], true", "r.v, r.f, r.by, moved = ARGV[7], ARGV[7], ARGV[4], true"),
+            ("  r.f = ARGV[7]\n  if tonumber", "  if tonumber"),
+        ),
+        RULES,
+        "restore_moves_the_fence",
+    ),
+    mutant(
+        "one attempt to begin is all that is closed",
+        BACKEND,
+        'marks = b"".join(window.nonces[group.slot])',
+        "marks = window.nonces[group.slot][-1]",
+        RULES,
+        "carried_out_unheard",
+    ),
+    mutant(
+        "a failed begin is left open",
+        BACKEND,
+        "no_effect=True, fresh=fresh), self._write_lease)",
+        "no_effect=True, fresh=fresh), 0 * self._write_lease)",
+        RULES,
+        "background or closes_the_others",
+    ),
+    mutant(
+        "an end is tried once",
+        BACKEND,
+        "no_effect=no_effect, fresh=fresh), 2 * self._write_lease",
+        "no_effect=no_effect, fresh=fresh), 0 * self._write_lease",
+        RULES,
+        "not_delivered",
+    ),
+    # -- entries and tokens, on Redis
+    Mutant(
+        "no check at fill",
+        SCRIPTS,
+        (
+            ("  if not r or #r.m > 0 or r.v ~= expected:sub(12 * i - 11, 12 * i) then return 0 end\n", ""),
+            ("  if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 0 end\n", ""),
+        ),
+        RULES,
+        "loaded_before_a_write",
+    ),
+    mutant(
+        "a token without fences",
+        SCRIPTS,
+        "  if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 0 end\n",
+        "",
+        RULES,
+        "restore_moves_the_fence or loaded_before_a_write",
+    ),
+    mutant(
+        "constant for a lost version",
+        SCRIPTS,
+        "if not r then r = fresh(ARGV[3]); write(key, r) end",
+        "if not r then r = fresh('000000000000'); write(key, r) end",
+        RULES,
+        "never_minted_the_same",
+    ),
+    mutant(
+        "no epoch",
+        WIRE,
+        'return epoch_bytes(field_of(reply, b"master_replid"))',
+        'return epoch_bytes(b"ever the same")',
+        RULES,
+        "snapshot or lagged",
+    ),
+    mutant("no role check", WIRE, 'if role != b"master":', "if not role:", RULES, "demoted"),
+    mutant(
+        "a scope reads its own chain only",
+        TAGS,
+        "return (EVERYONE, chain) if chain else (EVERYONE,)",
+        "return (chain,)",
+        RULES,
+        "second_chain",
+    ),
+    mutant(
+        "a scope reads everyone's chain only",
+        TAGS,
+        "return (EVERYONE, chain) if chain else (EVERYONE,)",
+        "return (EVERYONE,)",
+        RULES,
+        "second_chain",
+    ),
+    mutant(
+        "a fill checks its own slot only",
+        BACKEND,
+        "others = [group for group in plan.groups if group.slot != plan.home]",
+        "others: list[Any] = []",
+        RULES,
+        "two_slots",
+    ),
+    # -- leads
+    mutant(
+        "lead never released",
+        LOADS,
+        "            call.backend.release(lead)\n",
+        "            pass\n",
+        LEADS,
+        "given_back_however",
+    ),
+    mutant(
+        "a fill keeps the lead",
+        SCRIPTS,
+        "if ARGV[3] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end\n",
+        "",
+        LEADS,
+        "given_back_by_its_fill",
+    ),
+    mutant("a lead without a lease", SCRIPTS, "'NX', 'PX', ARGV[4])", "'NX')", LEADS, "dead_leader"),
+    mutant(
+        "a lead is not renewed",
+        SCRIPTS,
+        "then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0",
+        "then return 0 end return 0",
+        LEADS,
+        "for_as_long_as",
+    ),
+    mutant(
+        "releasing whoever leads",
+        SCRIPTS,
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0",
+        "return redis.call('DEL', KEYS[1])",
+        LEADS,
+        "takes_nothing_from",
+    ),
+    mutant(
+        "leading under a dead token",
+        SCRIPTS,
+        "  if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 2 end\n",
+        "",
+        LEADS,
+        "no_longer_current",
+    ),
+    mutant(
+        "no lead at all",
+        LOADS,
+        "    if call is not None and token is not None and not call.backend.in_process and isinstance(call.backend, Leading):\n        turn",
+        "    if False:\n        turn",
+        LEADS,
+        "hundred_callers or of_its_own",
+    ),
+    # -- the near tier
+    mutant(
+        "near tier without local generations",
+        TIERED,
+        "self._store.fill(snapshot, new)",
+        "self._store.fill(self._store.token(self._near_tags(tags)), new)",
+        BACKPLANE,
+        "fetched_while",
+    ),
+    mutant(
+        "own loads near without local generations",
+        TIERED,
+        "                mine.near, replace(",
+        "                type(mine.near)(mine.near.records, mine.near.epoch), replace(",
+        BACKPLANE,
+        "loaded_while",
+    ),
+    mutant(
+        "near tier without liveness",
+        TIERED,
+        "return ear is not None and uptime() < ear.proven + ear.lease",
+        "return ear is not None",
+        BACKPLANE,
+        "without_proof or stalled or after_a_write_has_returned",
+    ),
+    mutant(
+        "warm hits without liveness",
+        TIERED,
+        "return self._store.clock() if self._is_proven() else math.inf",
+        "return self._store.clock()",
+        BACKPLANE,
+        "warm",
+    ),
+    mutant(
+        "near tier without flush on reconnect",
+        BUS,
+        "        for _, lost in list(self._listeners):\n            lost()",
+        "        return",
+        BACKPLANE,
+        "killed_connection",
+    ),
+    mutant(
+        "begin tells nobody",
+        SCRIPTS,
+        "redis.call('PUBLISH', ARGV[5], ARGV[6])\nreturn reply",
+        "return reply",
+        BACKPLANE,
+        "version_is_told and begin",
+    ),
+    mutant(
+        "an invalidation by hand tells nobody",
+        SCRIPTS,
+        "redis.call('PUBLISH', ARGV[5], ARGV[6])\nreturn ARGV[7]",
+        "return ARGV[7]",
+        BACKPLANE,
+        "version_is_told and hand",
+    ),
+    mutant(
+        "a renewal that moved tells nobody",
+        SCRIPTS,
+        "if lost == 1 then redis.call('PUBLISH', ARGV[5], ARGV[6]) end\n",
+        "",
+        BACKPLANE,
+        "version_is_told and renewal",
+    ),
+    mutant(
+        "end tells nobody",
+        SCRIPTS,
+        "if moved then redis.call('PUBLISH', ARGV[5], ARGV[6]) end\n",
+        "",
+        BACKPLANE,
+        "version_is_told and end",
+    ),
+    mutant("any server proves", BUS, "now != server)", "False)", BACKPLANE, "same_primary"),
+    mutant(
+        "proof read after the fetch",
+        TIERED,
+        """            if key is not None and self._is_proven():
+                proven = self._store.lookup(key, near_tags, codec)
+                if isinstance(proven, Found):
+""",
+        """            if key is not None:
+                proven = self._store.lookup(key, near_tags, codec)
+                if isinstance(proven, Found) and self._is_proven():
+""",
+        BACKPLANE,
+        "proof_is_read_before",
+    ),
+    mutant(
+        "own writes are heard of on the bus only",
+        TIERED,
+        "        self._store.move_known(self._near_tags(tags), writer)",
+        "        return",
+        BACKPLANE,
+        "own_write",
+    ),
+    mutant(
+        "a forked child keeps the proof",
+        TIERED,
+        "        tier._ear = None  # a child",
+        "        pass  # a child",
+        BACKPLANE,
+        "forked",
+    ),
+    mutant("no wait in lease mode", BACKEND, "if left > 0 and longest:", "if left < 0:", BACKPLANE, "no_earlier"),
+    mutant(
+        "no wait before",
+        BACKEND,
+        "        if self._waits_before:\n            await self._wait_out(window)\n",
+        "",
+        BACKPLANE,
+        "wait_before",
+    ),
+    mutant(
+        "strict writers do not wait for lease readers",
+        BACKEND,
+        "longest = max(window.announced, ",
+        "longest = max(0.0, ",
+        BACKPLANE,
+        "strict_writer or after_a_write_has_returned",
+    ),
+    mutant(
+        "a marker found lost at a renewal is not waited for",
+        BACKEND,
+        "                window.since = uptime()\n                window.before.clear()",
+        "                window.before.clear()",
+        BACKPLANE,
+        "from_when_that_was_found",
+    ),
+    mutant(
+        "a marker found lost at the end is not waited for",
+        BACKEND,
+        "        if replies.values[0] != 0:\n            window.since = uptime()\n",
+        "",
+        BACKPLANE,
+        "from_when_that_was_found",
+    ),
+    mutant(
+        "deaf alarm again and again",
+        BUS,
+        "                alarmed = True\n",
+        "",
+        BACKPLANE,
+        "told_once",
+    ),
+    mutant(
+        "kept copies without asking",
+        TIERED,
+        "answer = await self.far.revalidate(key, tags, codec, stamp)",
+        "answer: Any = Same()",
+        KEPT,
+        "before_a_write",
+    ),
+    # -- the outbox
+    mutant(
+        "outbox not delivered",
+        OUTBOX,
+        "        if self.has_courier(backend):\n            self._send_courier()\n",
+        "",
+        DEBTS,
+        "nobody_reads_here",
+    ),
+    mutant(
+        "reads while something is owed",
+        READS,
+        "if OUTBOX and (owed :=",
+        "if not OUTBOX and (owed :=",
+        DEBTS,
+        "something_is_owed",
+    ),
+    mutant("an older delivery settles all", OUTBOX, "if owed.get(tag) is debt:", "if tag in owed:", DEBTS, "older_one"),
+    mutant("an outbox without an end", OUTBOX, "if len(owed) > _MAX_TAGS:", "if not owed:", DEBTS, "ten_thousand"),
+    # -- in memory and in the process
+    mutant(
+        "join any flight",
+        FLIGHT,
+        "            return flight.token == token\n",
+        "            return True\n",
+        "tests/core/test_single_flight.py",
+    ),
+    mutant(
+        "no check at fill (memory)",
+        MEMORY,
+        "            if not self._accepts(mine, now):\n                return False\n",
+        "",
+        CONTRACT,
+    ),
+    mutant(
+        "no marker (memory)",
+        MEMORY,
+        "                record.open(window, now, now + self.write_lease)\n",
+        "                pass\n",
+        CONTRACT,
+    ),
+    mutant(
+        "restore without compare-and-set (memory)",
+        MEMORY,
+        "restored = no_effect and record.version is mine.mine",
+        "restored = no_effect",
+        CONTRACT,
+    ),
+    mutant("settle 0 (memory)", MEMORY, "if unknown and self.settle:", "if unknown and not self.settle:", CONTRACT),
+]
+
+
+def package_with(edited: Mutant | None, folder: Path) -> str | None:
+    """A copy of the package in ``folder``, mutated; why the mutation does not fit, if it does not."""
+    shutil.copytree(SOURCE, folder / "agent_cache", ignore=shutil.ignore_patterns("__pycache__"))
+    if edited is None:
+        return None
+    path = folder / "agent_cache" / edited.file
+    text = path.read_text()
+    for old, new in edited.edits:
+        if text.count(old) != 1:
+            return f"{text.count(old)} times in {edited.file}: {old.strip()[:60]!r}"
+        text = text.replace(old, new)
+    try:
+        compile(text, edited.file, "exec")
+    except SyntaxError as error:
+        return f"no Python any more: {error}"
+    path.write_text(text)
+    return None
+
+
+def pytest(folder: Path, arguments: Sequence[str]) -> tuple[int | None, str]:
+    """Run tests with the package that is in ``folder``; the exit code (None: the time was over) and what was printed."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
+    running = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = running.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, 9)
+        said, _ = running.communicate()
+        return None, said
+    return running.returncode, said
+
+
+def arguments_of(each: Mutant) -> list[str]:
+    return [each.tests, *(["-k", each.words] if each.words else [])]
+
+
+def verdict(each: Mutant) -> tuple[str, bool | None]:
+    """Who caught it, and whether that is so; None: it could not be tried."""
+    with tempfile.TemporaryDirectory(prefix="agent-cache-mutant-") as name:
+        unfit = package_with(each, Path(name))
+        if unfit:
+            return f"DOES NOT FIT: {unfit}", None
+        code, said = pytest(Path(name), arguments_of(each))
+    if code == 0:
+        return "SURVIVES", False
+    if code is None:
+        return f"the time limit of {LIMIT:.0f} s", True
+    caught = re.search(r"^(?:FAILED|ERROR) \S*?::(\S+)", said, re.MULTILINE)
+    if code != 1 or caught is None:
+        return f"NOT RUN (exit code {code}): {said.strip().splitlines()[-1][:80]}", None
+    return caught[1], True
+
+
+def unmutated(chosen: Iterable[Mutant]) -> str | None:
+    """What fails without any mutation."""
+    with tempfile.TemporaryDirectory(prefix="agent-cache-mutant-") as name:
+        package_with(None, Path(name))
+        where = [sys.executable, "-P", "-c", "import agent_cache; print(agent_cache.__file__)"]
+        environment = {**os.environ, "PYTHONPATH": name}
+        found = subprocess.run(where, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+        if not found.startswith(name):
+            return f"the copy is not what is imported, but {found.strip()}"
+        for tests in sorted({each.tests for each in chosen}):
+            code, said = pytest(Path(name), [tests])
+            if code != 0:
+                return f"{tests}: exit code {code}\n{said[-2000:]}"
+    return None
+
+
+SOURCE = ROOT / "agent_cache"
+
+
+def main() -> int:
+    global SOURCE
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="mutants whose names contain one of these; all if none is given")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    given = parser.parse_args()
+    chosen = [each for each in MUTANTS if not given.names or any(name in each.name for name in given.names)]
+    if given.list or not chosen:
+        print("\n".join(each.name for each in MUTANTS))
+        return 0 if given.list else 2
+    with tempfile.TemporaryDirectory(prefix="agent-cache-source-") as name:
+        SOURCE = Path(name) / "agent_cache"  # as it is now, whatever is changed in the tree meanwhile
+        shutil.copytree(ROOT / "agent_cache", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
+        failing = unmutated(chosen)
+        if failing:
+            print(f"without a mutation already: {failing}")
+            return 2
+        width = max(len(each.name) for each in chosen)
+        print(f"{'mutation':<{width}} | caught by\n{'-' * width}-+-{'-' * 60}", flush=True)
+        results: list[bool | None] = []
+        with ThreadPoolExecutor(given.jobs) as pool:
+            for each, (by, caught) in zip(chosen, pool.map(verdict, chosen), strict=True):
+                print(f"{each.name:<{width}} | {by}", flush=True)
+                results.append(caught)
+    print(f"{results.count(True)} of {len(results)} caught, {results.count(False)} survive")
+    return 1 if False in results else 2 if None in results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
