@@ -328,10 +328,15 @@ class TieredBackend:
     def _keep_copy(self, key: bytes, stamp: Hashable, stored: Stored, ttl: float | None, load_seconds: float) -> None:
         """Written behind; losing one is a miss."""
 
+        ends = None if ttl is None else self._store.clock() + ttl
+
         async def keep() -> None:
             try:
-                until = None if ttl is None else time.time() + ttl
-                await self.keep.set(_COPY + key.hex(), (stamp, stored.payload(), until, load_seconds), ttl)
+                left = None if ends is None else ends - self._store.clock()
+                if left is not None and left <= 0:
+                    return
+                until = None if left is None else time.time() + left
+                await self.keep.set(_COPY + key.hex(), (stamp, stored.payload(), until, load_seconds), left)
             except AgentCacheError as error:
                 log.debug("a copy was not kept over restarts: %s", error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -172,7 +171,7 @@ async def test_a_file_that_is_replaced_by_an_older_copy_is_noticed(
     shutil.copy(tmp_path / "cache.db", tmp_path / "old.db")
     await here.write("a", 7)
     await warmed(here)
-    os.replace(tmp_path / "old.db", tmp_path / "cache.db")
+    (tmp_path / "old.db").replace(tmp_path / "cache.db")
     assert await here.read("a") == {"value": 7}
 
 

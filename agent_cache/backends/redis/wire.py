@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -292,7 +293,7 @@ def _packed(commands: Sequence[Command]) -> bytes:
             command = ("EVALSHA", command[0].sha, *command[1:])
         pieces.append(b"*%d\r\n" % len(command))
         for part in command:
-            raw = part if type(part) is bytes else str(part).encode()
+            raw = part if type(part) is bytes else part.encode() if isinstance(part, str) else b"%d" % index(part)
             pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
     return b"".join(pieces)
 
