@@ -15,7 +15,7 @@ The consistency rules a backend must keep:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from agent_cache.clock import Clock
@@ -101,9 +101,9 @@ class Found:
     load_seconds: float
     near: NearEntry | None
     stamp: Hashable
-    generation: object | None = None
+    generation: object | None = field(default=None, kw_only=True)
     """Of the near entry's home, taken before it was found to be current; without it: as it is now."""
-    kept_for: float | None = None
+    kept_for: float | None = field(default=None, kw_only=True)
     """Seconds for which a copy of it may be kept, where that is less than for ever."""
 
 

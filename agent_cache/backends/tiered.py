@@ -41,7 +41,7 @@ from agent_cache.backends.base import (
 from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
 from agent_cache.backends.portal import BlockingFace
 from agent_cache.clock import uptime
-from agent_cache.codecs import Stored, ToolCodec
+from agent_cache.codecs import ToolCodec
 from agent_cache.errors import AgentCacheError, ConfigurationError
 from agent_cache.tags import EVERYONE, Chain, Tag
 
@@ -273,14 +273,14 @@ class TieredBackend:
         mine = cast(TieredToken, token)
         if not await self.far.fill(mine.far, entry):
             return False
+        cap = getattr(self.far, "max_ttl", None)
+        ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
         if mine.near is not None:
-            cap = getattr(self.far, "max_ttl", None)
-            ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
             self._store.fill(
                 mine.near, replace(entry, stamp=(mine.far.stamp, entry.ttl is not None), lead=None, ttl=ttl)
             )
         if self.keep is not None:
-            self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry.stored, entry.ttl, entry.load_seconds)
+            self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry, ttl)
         return True
 
     async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
@@ -325,7 +325,7 @@ class TieredBackend:
 
     # -- copies that outlive the process --------------------------------------------------------------------------------
 
-    def _keep_copy(self, key: bytes, stamp: Hashable, stored: Stored, ttl: float | None, load_seconds: float) -> None:
+    def _keep_copy(self, key: bytes, stamp: Hashable, entry: NewEntry, ttl: float | None) -> None:
         """Written behind; losing one is a miss."""
 
         ends = None if ttl is None else self._store.clock() + ttl
@@ -336,7 +336,11 @@ class TieredBackend:
                 if left is not None and left <= 0:
                     return
                 until = None if left is None else time.time() + left
-                await self.keep.set(_COPY + key.hex(), (stamp, stored.payload(), until, load_seconds), left)
+                await self.keep.set(
+                    _COPY + key.hex(),
+                    (stamp, entry.stored.payload(), until, entry.load_seconds, entry.ttl is not None),
+                    left,
+                )
             except AgentCacheError as error:
                 log.debug("a copy was not kept over restarts: %s", error)
 
@@ -350,12 +354,13 @@ class TieredBackend:
             kept = await self.keep.get(_COPY + key.hex())
             if kept is None:
                 return None
-            stamp, payload, until, load_seconds = kept
+            stamp, payload, until, load_seconds, has_ttl = kept
             stored = codec.thaw_payload(payload)
             left = None if until is None else until - time.time()
             if left is not None and left <= 0:
                 return None
-            return Found(stored, 0.0, left, float(load_seconds), None, stamp), stamp
+            shown = left if has_ttl else None
+            return Found(stored, 0.0, shown, float(load_seconds), None, stamp, kept_for=left), stamp
         except (AgentCacheError, TypeError, ValueError) as error:
             log.debug("a kept copy cannot be used: %s", error)
             return None

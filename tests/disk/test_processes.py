@@ -171,7 +171,7 @@ def test_pending_fills_stay_with_the_parent(path: Path) -> None:
     talk = Talk(DiskBackend(path))
     talk.look()
     with talk.sync._writer._lock:  # the writer sleeps until the fork is over
-        assert talk.sync._pending.add(_row(talk), 0) == 0
+        assert talk.sync._pending.add(_row(talk))
 
         def child() -> None:
             signal.alarm(20)

@@ -58,14 +58,15 @@ class Replaced(Exception):  # noqa: N818 - as above
 class Handle:
     """A connection, which file it has open, and whose it is: a forked child never closes its parent's."""
 
-    __slots__ = ("__weakref__", "db", "identity", "lock", "pid", "seen")
+    __slots__ = ("__weakref__", "db", "identity", "lock", "pid", "seen", "told")
 
     def __init__(self, db: sqlite3.Connection, which: Identity) -> None:
         self.db = db
         self.identity = which
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.seen: int | None = None  # the last data_version this connection told
+        self.seen: int | None = None  # the data_version that `unchanged` heard last
+        self.told: int | None = None  # the last one this connection told anybody
         _open_here[which] += 1
 
     def close(self) -> None:

@@ -23,10 +23,11 @@ def _encoded(parts: Iterable[str]) -> bytes:
 class TagSet:
     """The tags of one call: their names in the file, and a digest of them all (a stamp is for one set only)."""
 
-    __slots__ = ("digest", "ids", "marks")
+    __slots__ = ("digest", "ids", "marks", "unique")
 
     def __init__(self, ids: tuple[bytes, ...]) -> None:
         self.ids = ids
+        self.unique = tuple(dict.fromkeys(ids))
         self.digest = hashlib.blake2b(b"".join(ids), digest_size=8).digest()
         self.marks = ",".join("?" * (len(set(ids)) + 1))
 

@@ -151,9 +151,9 @@ class EntryStore:
                 self._do(self.ready_job(wanted))
         raise BackendError(f"disk cache {self.path}: the file is replaced again and again; give it a path of its own")
 
-    def _snapshot(self, tags: TagSet, rows: list[Any]) -> Snapshot:
+    def _snapshot(self, tags: TagSet, rows: list[Any], seen: object = None) -> Snapshot:
         try:
-            found = tagrows.snapshot_of(tags, rows, self.clock(), self._boot_text)
+            found = tagrows.snapshot_of(tags, rows, self.clock(), self._boot_text, seen)
         except (TypeError, ValueError, KeyError, IndexError):
             raise NotReady(self._local.handle.identity) from None
         if found.foreign:
@@ -164,24 +164,23 @@ class EntryStore:
         """Raises NotReady where the writer thread has to open the file first."""
         names = self._names.of(tags)
         if key is None:
-            rows = self._select(_tags_sql(names), (FLOOR, *dict.fromkeys(names.ids)))
-            found = self._snapshot(names, rows)
+            seen = self._seen()
+            rows = self._select(_tags_sql(names), (FLOOR, *names.unique))
+            found = self._snapshot(names, rows, seen)
             return Blocked() if found.blocked else Missing(found.token, "absent")
         stored_key = tool_key(key)
         pending = self._pending.rows.get(stored_key)  # before the select: it may land in between
-        doomed = stored_key in self._pending.doomed
-        rows = self._select(lookup_sql(names.marks), (stored_key, FLOOR, *dict.fromkeys(names.ids)))
+        seen = self._seen()
+        rows = self._select(lookup_sql(names.marks), (stored_key, FLOOR, *names.unique))
         self._same_file()
         row = rows.pop(0) if rows and rows[0][0] is None else None
-        found = self._snapshot(names, rows)
+        found = self._snapshot(names, rows, seen)
         why, dropped_by = "absent", None
         if pending is not None:
             if pending.stamp == found.token.stamp:
                 row = _as_row(pending)
             elif row is None:
                 why, dropped_by = "stale", found.dropped_by(pending.stamp)
-        elif doomed:
-            row = None
         if row is not None:
             if row[1] != found.token.stamp:
                 why, dropped_by = "stale", found.dropped_by(row[1])
@@ -217,7 +216,7 @@ class EntryStore:
 
     def revalidate_now(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         names = self._names.of(tags)
-        found = self._snapshot(names, self._select(_tags_sql(names), (FLOOR, *dict.fromkeys(names.ids))))
+        found = self._snapshot(names, self._select(_tags_sql(names), (FLOOR, *names.unique)))
         if found.token.stamp == stamp:
             self._same_file()
             self._touched.add(tool_key(key))
@@ -242,7 +241,7 @@ class EntryStore:
             handle = self._reader()
             with handle.lock:
                 now: int = handle.db.execute("PRAGMA data_version").fetchone()[0]
-                same, handle.seen = now == handle.seen, now
+                same, handle.seen, handle.told = now == handle.seen, now, now
             found = os.stat(self.path)  # noqa: PTH116 - on the way of every near hit
         except (NotReady, OSError, sqlite3.Error):
             if handle is not None:
@@ -288,25 +287,33 @@ class EntryStore:
             return False
         row.group, row.chain = self._names.group(entry.group), self._names.chain(entry.chain)
         row.maxsize, row.lead = entry.maxsize, cast("DiskLead | None", entry.lead)
-        rows = self._select(_tags_sql(token.tags), (FLOOR, *dict.fromkeys(token.tags.ids)))
-        found = self._snapshot(token.tags, rows)
-        if found.blocked or found.token != token:
-            self._count("refused_fills")
-            return False
-        stored = 0
-        if entry.maxsize is not None:
-            counted = self._select("SELECT entries FROM groups WHERE name=?", (row.group,))
-            stored = counted[0][0] if counted else 0
-        over = self._pending.add(row, stored)
-        if over < 0:
+        if (
+            token.seen is None or token.seen != self._version()
+        ):  # else nobody committed anything since it was handed out
+            found = self._snapshot(token.tags, self._select(_tags_sql(token.tags), (FLOOR, *token.tags.unique)))
+            if found.blocked or found.token != token:
+                self._count("refused_fills")
+                return False
+        if not self._pending.add(row):
             self._count("dropped_fills")
             return False
-        if over:
-            sql = "SELECT key FROM entries WHERE grp=? ORDER BY used LIMIT ?"
-            oldest = self._select(sql, (row.group, over + len(self._pending.doomed)))
-            self._pending.doom([key for (key,) in oldest], row.group)
         self._writer.poke()
         return True
+
+    def _seen(self) -> tuple[Handle, int] | None:
+        """This thread's connection and the last version of the file it told; asked before a select, not after."""
+        handle: Handle | None = getattr(self._local, "handle", None)
+        return None if handle is None or handle.told is None else (handle, handle.told)
+
+    def _version(self) -> tuple[Handle, int]:
+        """The same as :meth:`_seen` by now: if it has not changed, nothing was committed in between, by anybody."""
+        handle = self._reader()
+        try:
+            with handle.lock:
+                handle.told = handle.db.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            raise NotReady from None
+        return handle, cast(int, handle.told)
 
     def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
         return bool(self._retrying(lambda: self.fill_now(token, entry)))
@@ -461,8 +468,8 @@ class EntryStore:
 
     def waiting(self, ids: Collection[bytes] = ()) -> bool:
         if ids:
-            return bool(self._pending.rows) and bool(self._pending.batch(1, ids)[0])
-        return bool(self._pending.rows or self._pending.doomed)
+            return bool(self._pending.rows) and bool(self._pending.batch(1, ids))
+        return bool(self._pending.rows)
 
     def renew(self) -> Job | None:
         now = self.clock()
@@ -488,11 +495,10 @@ class EntryStore:
 
     def write_batch(self, db: sqlite3.Connection, ids: Collection[bytes]) -> Callable[[], None] | None:
         """One batch into the file, each entry if its token still holds."""
-        rows, doomed = self._pending.batch(_BATCH, ids)
-        if not rows and not doomed:
+        rows = self._pending.batch(_BATCH, ids)
+        if not rows:
             return None
         now, refused, groups = self.clock(), 0, {}
-        db.executemany("DELETE FROM entries WHERE key=?", [(key,) for key in doomed])
         for row in rows:
             if row.lead is not None:
                 db.execute("DELETE FROM leads WHERE key=? AND holder=?", (row.lead.key, row.lead.holder))
@@ -504,13 +510,13 @@ class EntryStore:
             if row.maxsize is not None:
                 groups[row.group] = row.maxsize
         gone = sum(room.evict_group(db, group, maxsize) for group, maxsize in groups.items())
-        gone += len(doomed) + self.make_room(db)
+        gone += self.make_room(db)
 
         def done() -> None:
             for row in rows:
                 if row.lead is not None:
                     self._held.leads.discard(row.lead)
-            self._pending.done(rows, doomed)
+            self._pending.done(rows)
             self._count("refused_fills", refused)
             self._count("evictions", gone)
 
@@ -536,8 +542,8 @@ class EntryStore:
         room.touch(db, list(touched), self._next_tick())
 
     def give_up(self, error: Exception) -> None:
-        rows, doomed = self._pending.batch(1 << 30)
-        self._pending.done(rows, doomed)
+        rows = self._pending.batch(1 << 30)
+        self._pending.done(rows)
         self._count("dropped_fills", len(rows))
         for row in rows:
             if row.lead is not None:

@@ -29,6 +29,8 @@ class DiskToken:
     stamp: bytes
     fences: bytes
     tags: TagSet = field(compare=False, repr=False)
+    seen: object = field(default=None, compare=False, repr=False)
+    """By which connection, at which version of the file it was handed out, or an earlier one."""
 
     @property
     def whole(self) -> bytes:
@@ -69,7 +71,7 @@ def is_open(text: str | None, now: float, boot: str) -> bool:
     return any(mark[2] != boot or mark[1] > now for mark in markers_of(text))
 
 
-def snapshot_of(tags: TagSet, rows: Iterable[Sequence[Any]], now: float, boot: str) -> Snapshot:
+def snapshot_of(tags: TagSet, rows: Iterable[Sequence[Any]], now: float, boot: str, seen: object = None) -> Snapshot:
     """Stamp and fences out of rows ``(id, version, fence, markers, writer, …)``, the floor among them."""
     known = {row[0]: row for row in rows}
     floor = known[FLOOR]
@@ -91,11 +93,11 @@ def snapshot_of(tags: TagSet, rows: Iterable[Sequence[Any]], now: float, boot: s
         if row[3]:
             blocked = blocked or is_open(row[3], now, boot)
             foreign = foreign or any(mark[2] != boot for mark in markers_of(row[3]))
-    return Snapshot(DiskToken(b"".join(versions), b"".join(fences), tags), blocked, foreign, writers)
+    return Snapshot(DiskToken(b"".join(versions), b"".join(fences), tags, seen), blocked, foreign, writers)
 
 
 def read_tags(db: sqlite3.Connection, tags: TagSet, now: float, boot: str) -> Snapshot:
-    rows = db.execute(tags_sql(tags.marks), (FLOOR, *dict.fromkeys(tags.ids))).fetchall()
+    rows = db.execute(tags_sql(tags.marks), (FLOOR, *tags.unique)).fetchall()
     return snapshot_of(tags, rows, now, boot)
 
 

@@ -709,7 +709,7 @@ class RedisBackend(KeyValueSurface):
         age = max(0.0, self._wall() - entry.created)
         left = max(0.0, entry.ttl - age) if entry.ttl else None
         kept_for = None if left_ms is None else max(0.001, left_ms / 1000)  # by the server's clock
-        return Found(stored, age, left, entry.load_seconds, None, entry.stamp, kept_for)
+        return Found(stored, age, left, entry.load_seconds, None, entry.stamp, kept_for=kept_for)
 
     def _bound(self, key: bytes, plan: _Plan) -> bytes:
         """What an entry's authentication is bound to beside what it says itself."""

@@ -62,7 +62,7 @@ class Keeper:
             self._kept.pop(id(kept), None)
 
     async def _go_on(self) -> None:
-        """Sleep until the next is due; an idle keeper costs one wake-up and ends."""
+        """Sleep until the next is due; with nothing left to renew it ends."""
         loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         while True:
@@ -71,24 +71,29 @@ class Keeper:
                     self._running = False
                     self._wake = None
                     return
-                kept = list(self._kept.values())
-            now = loop.time()
-            for each in kept:
-                if each.due <= now and id(each) in self._kept:
-                    each.due = now + each.every
-                    try:
-                        await self._renew(each)
-                    except Exception as error:  # noqa: BLE001 - the others go on being renewed; this one is tried again soon
-                        each.due = loop.time() + min(each.every, _FIRST_PAUSE * 5)
-                        log.debug("a lease could not be renewed, trying again: %r", error)
-            pause = max(0.01, min((each.due for each in kept), default=now) - loop.time())
-            del kept
+            pause = max(0.01, await self._renew_due() - loop.time())
             self._wake.clear()
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _renew_due(self) -> float:
+        """Renew what is due; when the next will be. Nothing is held on to beyond this call: see ``_kept``."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            kept = list(self._kept.values())
+        now = loop.time()
+        for each in kept:
+            if each.due <= now and id(each) in self._kept:
+                each.due = now + each.every
+                try:
+                    await self._renew(each)
+                except Exception as error:  # noqa: BLE001 - the others go on being renewed; this one is tried again soon
+                    each.due = loop.time() + min(each.every, _FIRST_PAUSE * 5)
+                    log.debug("a lease could not be renewed, trying again: %r", error)
+        return min((each.due for each in kept), default=now)
 
     @staticmethod
     def deliver(work: Callable[[], Awaitable[None]], give_up_after: float) -> None:

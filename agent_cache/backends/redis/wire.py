@@ -103,9 +103,13 @@ class Wire:
     async def _work(self) -> None:
         batch: list[_Asked] = []
         try:
-            while self._queue:
-                batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
-                await self._carry(batch)
+            while True:
+                while self._queue:
+                    batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
+                    await self._carry(batch)
+                await asyncio.sleep(0)  # whoever was answered comes first, may ask again, and needs no new task then
+                if not self._queue:
+                    return
         finally:
             self._pump = None
             for asked in (*batch, *self._queue):  # nobody waits for ever: the loop is closing, or this is a bug of ours
