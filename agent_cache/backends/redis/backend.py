@@ -376,7 +376,9 @@ class RedisBackend(KeyValueSurface):
         lease = round(self._lead_lease * 1000)
         script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
         try:
-            replies = await self._links.ask(slot, [(*script, mine.expected(home), b"" if mine.replaces else mine.stamp)])
+            replies = await self._links.ask(
+                slot, [(*script, mine.expected(home), b"" if mine.replaces else mine.stamp)]
+            )
         except asyncio.CancelledError:
             self.release(lead)  # it may have been granted
             raise
@@ -491,9 +493,7 @@ class RedisBackend(KeyValueSurface):
         try:
             await self._close(mine, settle, no_effect=no_effect, fresh=fresh, patience=self._patience)
         except BackendError:
-            self._deliver(
-                lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease
-            )
+            self._deliver(lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease)
             raise
         finally:
             await self._wait_out(mine)

@@ -18,7 +18,9 @@ from agent_cache.backends.urls import without_password
 from agent_cache.errors import ConfigurationError
 
 try:
+    from redis import backoff as redis_backoff
     from redis.asyncio import connection as redis_connection
+    from redis.asyncio import retry as redis_retry
     from redis.asyncio import sentinel as redis_sentinel
 except ImportError as missing:  # pragma: no cover - said to whoever asks for Redis without the extra
     raise ImportError("RedisBackend needs redis-py: pip install 'agent-cache[redis]'") from missing
@@ -55,10 +57,10 @@ class Blueprint:
     async def connection(self, address: Address | None, connect_timeout: float) -> Any:
         """A connected connection to ``address``, or where that is left open to the primary. Raises what redis-py does."""
         options = {**self.options, **_OURS, "socket_timeout": None, "socket_connect_timeout": connect_timeout}
-        if "path" not in options:
-            options["host"], options["port"] = address or await self._primary(connect_timeout)
-        made = self.connection_class(**_known(self.connection_class, options))
         async with asyncio.timeout(connect_timeout):
+            if "path" not in options:
+                options["host"], options["port"] = address or await self._primary(connect_timeout)
+            made = self.connection_class(**_known(self.connection_class, options))
             try:
                 await made.connect()
             except BaseException:
@@ -70,8 +72,11 @@ class Blueprint:
         if self.kind != "sentinel":
             return self.nodes[0]
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
+        once = {
+            "retry": redis_retry.Retry(redis_backoff.NoBackoff(), 0)
+        }  # trying again is not redis-py's to decide here
         sentinel_class: Any = redis_sentinel.Sentinel
-        asked = sentinel_class(self.nodes, sentinel_kwargs={**self.sentinel_options, **timeouts})
+        asked = sentinel_class(self.nodes, sentinel_kwargs={**self.sentinel_options, **timeouts, **once})
         try:
             address: Address = await asked.discover_master(self.service)
             return address
@@ -153,7 +158,9 @@ def _of_many(url: str, scheme: str, secure: bool, given: Mapping[str, Any]) -> B
         try:
             options[name] = parsers.get(name, str)(value)
         except ValueError:
-            raise ConfigurationError("url", without_password(url), f"{name} has a value it cannot have; {_FIX}") from None
+            raise ConfigurationError(
+                "url", without_password(url), f"{name} has a value it cannot have; {_FIX}"
+            ) from None
     path = [part for part in parts.path.split("/") if part]
     service = ""
     if scheme.endswith("sentinel"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -28,7 +29,7 @@ __all__ = ["Links", "RefusedError"]
 log = logging.getLogger("agent_cache")
 _FIRST_PROBE, _LONGEST_PROBE = 0.05, 1.0  # seconds between probes of a Redis that is away
 _PATIENCE_PAUSE = 0.05  # seconds between attempts of what must get through
-_AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "ASK ", "MISCONF", "BUSY", "UNBLOCKED")
+_AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "BUSY", "UNBLOCKED")
 _AWAY_TYPES = ("ReadOnlyError", "ClusterDownError", "MasterDownError")
 _MOVING_TYPES = ("AskError", "TryAgainError")
 _MAX_MOVES = 4
@@ -41,6 +42,16 @@ class RefusedError(BackendError):
     def __init__(self, text: str, kind: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def _named(refused: ResponseError) -> tuple[str, str]:
+    """redis-py's name for an error, and the server's word; Redis 6.2 wraps those of a script's commands in its own text."""
+    kind, text = type(refused).__name__, str(refused)
+    inside = re.search(r"(?:^|[ :])-([A-Z]{3,}) ", text)
+    word = inside[1] if inside else text.partition(" ")[0]
+    if word == "OOM":
+        kind = "OutOfMemoryError"
+    return kind, word
 
 
 class _LoopWires:
@@ -158,7 +169,7 @@ class Links:
                     break
             else:
                 return replies
-            kind = type(refused).__name__
+            kind, word = _named(refused)
             if self.sharded and kind == "MovedError":
                 self._stale_slots = True
                 continue
@@ -166,10 +177,10 @@ class Links:
             if kind in _MOVING_TYPES:  # a slot on its way to another server: soon over, and no fault of this one
                 self._stale_slots = True
                 raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", is_outage=False)
-            if kind in _AWAY_TYPES or any(text.startswith(word) for word in _AWAY):
+            if kind in _AWAY_TYPES or word in _AWAY:
                 wire.distrust()  # a demoted primary: look again who is in charge
                 self._stale_slots = True
-                raise WireDownError(f"Redis at {self.where}: {type(refused).__name__}: {text[:200]}", was_up=True)
+                raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", was_up=True)
             raise RefusedError(f"Redis at {self.where} refused a command: {kind}: {text[:300]}", kind)
         raise WireDownError(f"Redis at {self.where}: the slot keeps moving")
 
