@@ -34,12 +34,18 @@ TAGS = "tags.py"
 LOADS = "engine/loads.py"
 READS = "engine/reads.py"
 OUTBOX = "engine/outbox.py"
+EFFECTS = "engine/effects.py"
+WRITES = "engine/writes.py"
+LINKS = "backends/redis/links.py"
+KEEPER = "backends/redis/keeper.py"
 
 RULES = "tests/redis/test_rules.py"
 LEADS = "tests/redis/test_leads.py"
 BACKPLANE = "tests/redis/test_backplane.py"
 DEBTS = "tests/redis/test_outbox.py"
 KEPT = "tests/tiered/test_kept_copies.py"
+REVIEW = "tests/redis/test_review.py"
+CANCELLED = "tests/core/test_cancelled_invalidations.py"
 CONTRACT = "tests/core/test_contract_memory.py"
 
 
@@ -425,6 +431,119 @@ MUTANTS = [
         "answer: Any = Same()",
         KEPT,
         "before_a_write",
+    ),
+    # -- what reviews found
+    mutant(
+        "copies of before the subscription stands",
+        BUS,
+        "                    if server is None and not subscribed:\n                        self._tell_lost()",
+        "                    if server is None and not subscribed:\n                        pass",
+        REVIEW,
+        "subscription_stands",
+    ),
+    mutant(
+        "a cancelled begin runs the tool",
+        EFFECTS,
+        "            stop = stop or cancelled\n",
+        "            stop = None\n",
+        CANCELLED,
+    ),
+    mutant(
+        "a cancelled end owes nothing",
+        WRITES,
+        "        if not no_effect:\n            for backend in call.backends:",
+        "        if not no_effect and ended.cancelled is None:\n            for backend in call.backends:",
+        CANCELLED,
+    ),
+    mutant(
+        "a torn tool goes on",
+        EFFECTS,
+        "        except GeneratorExit:\n            raise  #",
+        "        except ZeroDivisionError:\n            raise  #",
+        CANCELLED,
+    ),
+    mutant(
+        "windows are left open", WRITES, "                backend.abandon(window)", "                pass", CANCELLED
+    ),
+    mutant(
+        "a late renewal leaves its marker",
+        BACKEND,
+        "        if window.closed:  # ended meanwhile",
+        "        if window.closed is None:  # ended meanwhile",
+        REVIEW,
+        "renewal_that_arrives",
+    ),
+    mutant(
+        "a full Redis forgets nothing",
+        BACKEND,
+        'if error.kind != "OutOfMemoryError":',
+        "if error.kind:",
+        REVIEW,
+        "full_redis",
+    ),
+    mutant(
+        "near copies outlive max_ttl",
+        TIERED,
+        "ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)",
+        "ttl = entry.ttl",
+        REVIEW,
+        "near_copy_lives",
+    ),
+    mutant(
+        "a cancelled lead is kept",
+        BACKEND,
+        "            self.release(lead)  # it may have been granted\n",
+        "",
+        REVIEW,
+        "caller_who_has_left",
+    ),
+    mutant(
+        "one breaker for all shards",
+        LINKS,
+        "return self._owner(key_slot(slot)) if self.sharded else None",
+        "return None",
+        REVIEW,
+        "dead_shard",
+    ),
+    mutant(
+        "a moving slot opens the breaker",
+        LINKS,
+        '{kind}: {text[:200]}", is_outage=False)',
+        '{kind}: {text[:200]}")',
+        REVIEW,
+        "slot_that_is_moving",
+    ),
+    mutant(
+        "a child collects its parent's connections",
+        LINKS,
+        "            _inherited.append(dict(self._loops))\n",
+        "            pass\n",
+        REVIEW,
+        "child_collects",
+    ),
+    mutant(
+        "closing opens the breaker",
+        WIRE,
+        "set_exception(WireDownError(text, is_outage=False))",
+        "set_exception(WireDownError(text))",
+        REVIEW,
+        "closing_under_reads",
+    ),
+    mutant(
+        "the keeper oversleeps",
+        KEEPER,
+        "            loop.call_soon_threadsafe(self._wake.set)\n",
+        "            pass\n",
+        REVIEW,
+        "short_lease",
+    ),
+    mutant(
+        "loads of before are joined while Redis is away",
+        READS,
+        "local = isinstance(found, Down) and call.backend.in_process",
+        "local = isinstance(found, Down)",
+        REVIEW,
+        "joins_no_load",
     ),
     # -- the outbox
     mutant(

@@ -239,8 +239,6 @@ async def test_a_def_write_whose_awaitable_is_cancelled_while_it_invalidates_tel
 # ------------------------------------------------------------------------------------------------------ a loop that ends
 
 
-
-
 @pytest.mark.parametrize("collected", ["outside of any loop", "inside of another loop"])
 def test_a_write_whose_loop_was_closed_under_it_leaves_no_window(
     collected: str, monkeypatch: pytest.MonkeyPatch

@@ -128,7 +128,9 @@ async def test_what_came_near_before_the_subscription_stands_is_dropped_when_it_
         await face.expect_missing("stale")
 
 
-async def test_a_subscription_that_is_renewed_by_a_beat_drops_nothing(server: RedisServer, eventually: Eventually) -> None:
+async def test_a_subscription_that_is_renewed_by_a_beat_drops_nothing(
+    server: RedisServer, eventually: Eventually
+) -> None:
     async with tier_at(server.url, lease=0.4) as tier:
         face = Face(tier, blocking=False)
         await tier.connect()
@@ -159,7 +161,9 @@ async def test_a_renewal_that_arrives_after_the_end_leaves_no_marker(
     await reader.expect_value("new")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nobody can close that loop's connection
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # nobody can close that loop's connection
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_write_whose_loop_was_closed_under_it_is_ended_and_not_renewed(
     server: RedisServer, new_prefix: Callable[[], str]
@@ -243,7 +247,9 @@ class Kept:
         self.every, self.due = every, 0.0
 
 
-async def test_what_has_a_short_lease_is_renewed_though_the_keeper_sleeps_for_a_long_one(eventually: Eventually) -> None:
+async def test_what_has_a_short_lease_is_renewed_though_the_keeper_sleeps_for_a_long_one(
+    eventually: Eventually,
+) -> None:
     renewed: list[Any] = []
 
     async def renew(kept: Any) -> None:
@@ -335,9 +341,7 @@ class Ear:
 
 @pytest.mark.parametrize("ttl", [None, 10_000.0])
 @pytest.mark.parametrize("came", ["loaded", "fetched"])
-async def test_a_near_copy_lives_no_longer_than_max_ttl(
-    ttl: float | None, came: str, process: Process
-) -> None:
+async def test_a_near_copy_lives_no_longer_than_max_ttl(ttl: float | None, came: str, process: Process) -> None:
     clock = FakeClock()
     far = process(max_ttl=100, coherence="lease", lease=10)._backend
     far.listen = lambda heard, lost: Ear()
@@ -679,7 +683,11 @@ async def test_while_redis_is_away_a_read_joins_no_load_that_began_before_it_was
 
 
 def _flights() -> list[Any]:
-    return [flight for flight in gc.get_objects() if isinstance(flight, TaskFlight) and flight.table is FLIGHTS and not flight.landed]
+    return [
+        flight
+        for flight in gc.get_objects()
+        if isinstance(flight, TaskFlight) and flight.table is FLIGHTS and not flight.landed
+    ]
 
 
 def test_while_redis_is_away_a_thread_joins_no_load_that_began_before_it_was_called() -> None:
