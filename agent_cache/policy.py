@@ -135,7 +135,8 @@ class _ReadRegister:
             for template in templates:
                 heads = list(self._backends) if template.head is None else [template.head, None]
                 for head in heads:
-                    found |= dict(self._backends.get(head, {}))
+                    named = self._backends.get(head)
+                    found |= dict(named.items()) if named is not None else {}  # one that goes meanwhile is passed over
             return list(found.values())
 
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:

@@ -97,7 +97,7 @@ def _kill_repeatedly(path: Path, times: int) -> None:
 
 
 def test_killed_while_writing(path: Path) -> None:
-    _kill_repeatedly(path, 20)
+    _kill_repeatedly(path, 8)
 
 
 @pytest.mark.soak

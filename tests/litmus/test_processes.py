@@ -32,7 +32,7 @@ BACKENDS = {
     "lease through proxies": ("redis://?coherence=lease", WAY),
     "cluster": ("redis+cluster://", "kill,stop,client-kill,script-flush,flushall,del-tag,restart-empty"),
 }
-SHORT = ("disk", "strict", "lease through proxies")
+SHORT = ("disk", "strict", "lease through proxies", "cluster")
 SOAKED = ("disk://", "redis://", "redis://?coherence=lease", "redis+cluster://", "redis+sentinel://")
 
 
@@ -59,7 +59,9 @@ def test_processes_and_faults(name: str) -> None:
     assert sum(report.faults.values()) >= 2, str(report)
 
 
-@pytest.mark.parametrize("name", ["disk", "lease", pytest.param("strict", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "name", ["lease", *(pytest.param(name, marks=pytest.mark.soak) for name in ("disk", "strict"))]
+)
 def test_quiet_processes_and_hits(name: str) -> None:
     report = _run(BACKENDS[name][0], 2, mix="read-mostly")
     _right(report)
@@ -83,7 +85,11 @@ def test_many_operations(backend: str, faults: str) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "cache"),
-    [("redis://", "before"), ("disk://", "after"), pytest.param("redis://", "get+set", marks=pytest.mark.soak)],
+    [
+        ("disk://", "after"),
+        pytest.param("redis://", "before", marks=pytest.mark.soak),
+        pytest.param("redis://", "get+set", marks=pytest.mark.soak),
+    ],
 )
 def test_naive_caches_are_caught(backend: str, cache: str) -> None:
     report = _run(backend, 1, cache=cache, mix="adversarial")

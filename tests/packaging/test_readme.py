@@ -17,7 +17,9 @@ RUNNER = Path(__file__).with_name("readme_blocks.py")
 find_blocks = runpy.run_path(str(RUNNER))["blocks"]
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS: dict[tuple[str, int], str] = {
-    (page.name, first): block for page in PAGES for first, block in find_blocks(page.read_text(encoding="utf-8")).items()
+    (page.name, first): block
+    for page in PAGES
+    for first, block in find_blocks(page.read_text(encoding="utf-8")).items()
 }
 PATHS = {page.name: page for page in PAGES}
 

@@ -103,20 +103,20 @@ class Wire:
     async def _work(self) -> None:
         batch: list[_Asked] = []
         try:
-            while True:
-                while self._queue:
-                    batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
-                    await self._carry(batch)
-                await asyncio.sleep(0)  # whoever was answered comes first, may ask again, and needs no new task then
-                if not self._queue:
-                    return
+            while self._queue:
+                batch, self._queue = self._queue[:_MAX_BATCH], self._queue[_MAX_BATCH:]
+                await self._carry(batch)
         finally:
             self._pump = None
-            for asked in (*batch, *self._queue):  # nobody waits for ever: the loop is closing, or this is a bug of ours
-                if not asked.reply.done():
-                    text = f"Redis at {self._where}: the connection was closed"
-                    asked.reply.set_exception(WireDownError(text, is_outage=False))
-            self._queue = []
+            self._let_go(batch)
+
+    def _let_go(self, batch: Sequence[_Asked] = ()) -> None:
+        """Nobody waits for ever: the connection is being closed, or this is a bug of ours."""
+        queue, self._queue = self._queue, []
+        for asked in (*batch, *queue):
+            if not asked.reply.done():
+                text = f"Redis at {self._where}: the connection was closed"
+                asked.reply.set_exception(WireDownError(text, is_outage=False))
 
     async def _carry(self, batch: list[_Asked]) -> None:
         if self._is_suspect:
@@ -281,6 +281,8 @@ class Wire:
         if pump is not None:
             pump.cancel()
             await asyncio.wait({pump})
+            self._pump = None  # one that was cancelled before its first step has not said so itself
+            self._let_go()
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
