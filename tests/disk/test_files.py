@@ -272,7 +272,7 @@ def fill(n):
 assert fill(0)
 backend.flush()
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
 told = 0
 for n in range(300):
     try:

@@ -177,7 +177,7 @@ def test_tls(binary: ServerBinary) -> None:
     if not binary.has_tls():
         with pytest.raises(TlsUnavailableError, match="built without TLS"), RedisServer(binary, tls=True):
             pass
-        pytest.skip("built without TLS, and says so")
+        return
     with RedisServer(binary, tls=True) as server:
         port = int(server.tls_url.removeprefix("rediss://localhost:").removesuffix("/0"))
         trusting = ssl.create_default_context(cafile=server.ca_file)
