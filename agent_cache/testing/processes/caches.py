@@ -261,7 +261,14 @@ class _DiskStore:
     def __init__(self, path: str) -> None:
         sqlite3 = importlib.import_module("sqlite3")
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
+        for attempt in range(200):  # SQLite does not wait with this one, whatever its timeout
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError:
+                if attempt == 199:
+                    raise
+                threading.Event().wait(0.01)
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS naive (name TEXT, field TEXT, text TEXT, PRIMARY KEY (name, field))"
