@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
