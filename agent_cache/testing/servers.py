@@ -85,7 +85,7 @@ class _PortTakenError(Exception):
     """Somebody else listens there."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 40.0) -> None:
     """Ask again and again until ``condition()`` holds; what cannot be asked just now does not hold yet.
 
     Raises:
