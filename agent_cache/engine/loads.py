@@ -27,6 +27,7 @@ _MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not sto
 _LONGEST_WAIT = 10.0  # seconds for which another process's load is waited for
 _FIRST_PAUSE = 0.004
 _MOST_REFUSALS = 2
+_chance = random.Random()  # noqa: S311 - of our own: a program that seeds the common one is not to be disturbed
 _LONGEST_PAUSE = 0.05
 
 
@@ -71,7 +72,7 @@ def _our_turn(
         if not lead.again:
             if waited >= _LONGEST_WAIT:
                 return token, None
-            delay = pause * random.uniform(0.5, 1.5)  # noqa: S311 - keeps the waiting apart, guards nothing
+            delay = pause * _chance.uniform(0.5, 1.5)
             yield Pause(delay)
             waited, pause = waited + delay, min(pause * 1.5, _LONGEST_PAUSE)
             continue
@@ -130,7 +131,7 @@ def _load(
         return landed
     ttl = call.ttl
     if ttl is not None and tool.policy.jitter:
-        ttl *= 1.0 - tool.policy.jitter * random.random()  # noqa: S311 - spreads expiry, guards nothing
+        ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize = tool.group, tool.policy.maxsize
     entry = NewEntry(call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead)
     filled = yield Fill(call.backend, token, entry)

@@ -616,7 +616,24 @@ _stores: WeakSet[EntryStore] = WeakSet()
 _inherited: list[Handle] = []
 
 
+_FORK_PATIENCE = 1.0  # seconds that a fork waits for SQLite to be left by other threads
+_kept_out: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Keep other threads out of SQLite: what it has locked in that moment would stay locked in the child."""
+    for store in list(_stores):
+        locks: list[Any] = [store._writer.busy, *(handle.lock for handle in list(store._readers))]
+        _kept_out.extend(lock for lock in locks if lock.acquire(timeout=_FORK_PATIENCE))
+
+
+def _forked() -> None:
+    while _kept_out:
+        _kept_out.pop().release()
+
+
 def _after_fork() -> None:
+    _kept_out.clear()
     files.after_fork()
     for store in list(_stores):
         store.after_fork()
@@ -633,4 +650,4 @@ def _at_exit() -> None:
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_forked, after_in_child=_after_fork)

@@ -102,6 +102,8 @@ class Writer(Executor):
         self._path = path
         self._upkeep = upkeep
         self._lock = threading.Condition()
+        self.busy = threading.RLock()
+        """Held while SQLite is at work: nobody forks meanwhile, its own locks would stay taken in the child."""
         self._jobs: list[Job] = []
         self._thread: threading.Thread | None = None
         self._owed: list[Job] = []  # ends that could not be delivered, and whose callers know
@@ -160,7 +162,8 @@ class Writer(Executor):
             if jobs is None:
                 return
             try:
-                self._round(jobs)
+                with self.busy:
+                    self._round(jobs)
             except Exception as error:  # the thread must live: callers wait for it
                 log.exception("disk cache %s: the writer failed", self._path)
                 for job in jobs:
@@ -191,7 +194,8 @@ class Writer(Executor):
                     continue
                 if self._closing or (due is None and time.monotonic() >= ends):
                     if not self._closing:
-                        self._tidy(idle=True)
+                        with self.busy:
+                            self._tidy(idle=True)
                     self._thread = None
                     return None
                 left = max(0.0, ends - time.monotonic()) if due is None else due

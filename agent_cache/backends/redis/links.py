@@ -33,6 +33,7 @@ _AWAY = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "BUSY", 
 _AWAY_TYPES = ("ReadOnlyError", "ClusterDownError", "MasterDownError")
 _MOVING_TYPES = ("AskError", "TryAgainError")
 _MAX_MOVES = 4
+_chance = random.Random()  # noqa: S311 - of our own: a program that seeds the common one is not to be disturbed
 _inherited: list[object] = []
 
 
@@ -153,7 +154,7 @@ class Links:
                 if loop.time() + _PATIENCE_PAUSE > until:
                     self._trip(slot, error)
                     raise
-                await asyncio.sleep(_PATIENCE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts
+                await asyncio.sleep(_PATIENCE_PAUSE * _chance.uniform(0.5, 1.5))
 
     async def _ask(self, slot: bytes, commands: Sequence[Command], wants_epoch: bool) -> Replies:
         for _ in range(_MAX_MOVES):
@@ -283,7 +284,7 @@ class Links:
     async def _probe(self, address: Address | None) -> None:
         pause = _FIRST_PROBE
         while True:
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - keeps a fleet apart, guards nothing
+            await asyncio.sleep(pause * _chance.uniform(0.5, 1.5))
             pause = min(pause * 2, _LONGEST_PROBE)
             try:
                 if self.sharded:  # it may have been replaced: then nobody asks it any more
