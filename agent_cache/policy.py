@@ -94,6 +94,13 @@ def checked_maxsize(maxsize: object, parameter: str = "maxsize") -> int | None:
     return maxsize
 
 
+def checked_key(key: object) -> str:
+    """A key of the key-value surface, which is text on every backend."""
+    if not isinstance(key, str):
+        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
+    return key
+
+
 def checked_ttl(ttl: Ttl) -> float | None:
     return seconds(ttl, "ttl")
 
@@ -155,4 +162,4 @@ class _ReadRegister:
 
 scopes_of_reads = _ReadRegister()
 
-__all__ += ["checked_callable", "checked_fraction", "checked_maxsize", "checked_ttl"]
+__all__ += ["checked_callable", "checked_fraction", "checked_key", "checked_maxsize", "checked_ttl"]

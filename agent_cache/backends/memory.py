@@ -25,8 +25,7 @@ from agent_cache.backends.eviction import Clock
 from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
-from agent_cache.errors import ConfigurationError
-from agent_cache.policy import checked_maxsize
+from agent_cache.policy import checked_key, checked_maxsize
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["MemoryBackend", "MemoryStore"]
@@ -410,7 +409,7 @@ class MemoryStore:
         lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
         with self._lock:
             token = Token((), self._epoch)
-            new = NewEntry(_text(key), stored, lives, 0.0, _KEY_VALUE, None, ())
+            new = NewEntry(checked_key(key), stored, lives, 0.0, _KEY_VALUE, None, ())
             self._insert(Entry(self, token, new, self.clock()), None)
 
     def delete(self, key: str) -> bool:
@@ -467,7 +466,7 @@ class MemoryStore:
         }
 
     def _live(self, key: str) -> Entry | None:
-        entry = self._entries.get(_text(key))
+        entry = self._entries.get(checked_key(key))
         if entry is not None and self.clock() >= entry.deadline:
             self._remove(entry)
             return None
@@ -587,12 +586,6 @@ class MemoryBackend:
     async def keys(self) -> AsyncIterator[str]:
         for key in self._store.keys():  # noqa: SIM118 - a method, not a dict's view
             yield key
-
-
-def _text(key: object) -> str:
-    if not isinstance(key, str):
-        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
-    return key
 
 
 evictions_ever = [0]

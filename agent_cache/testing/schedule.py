@@ -15,7 +15,7 @@ from typing import Any
 
 from agent_cache.testing.adapters import Adapter, MakeAdapter, ReadTool, WriteTool
 from agent_cache.testing.clock import FakeClock
-from agent_cache.testing.world import Entity, LoadFailed, Value, Window, World
+from agent_cache.testing.world import Entity, LoadFailed, Session, Value, Window, World
 
 __all__ = ["Mix", "Outcome", "Plan", "Schedule", "WriteFailed"]
 
@@ -85,7 +85,7 @@ class Plan:
     entities: tuple[Entity, ...]
     window: Window
     late_after: float
-    session: _Session
+    session: Session
     read: _Read | None
     ident: Any
     outcome: str = "never ran"
@@ -102,18 +102,6 @@ class Outcome:
     """Calls that got a value, and"""
     loads: int = 0
     """the runs of the tools under them, both before the look at every key."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    name: str
-    identity: dict[str, str]
-
-    def owner(self, scope: str) -> str:
-        """Whose copy a read of this scope is."""
-        if scope == "global":
-            return ""
-        return self.name if scope == "session" else f"{self.identity['tenant']}/{self.identity['user']}"
 
 
 @dataclass(slots=True)
@@ -147,7 +135,7 @@ class _Operation:
             self.task.cancel()
 
 
-_caller: ContextVar[_Session] = ContextVar("litmus_caller")
+_caller: ContextVar[Session] = ContextVar("litmus_caller")
 
 _OWNED = {"mine": "user", "note": "session"}
 """Families of which everyone has their own, and by which scope."""
@@ -165,7 +153,7 @@ class Schedule:
         self._planned = operations
         self._make_adapter = make_adapter
         self._sessions = [
-            _Session(f"litmus-{seed}-{number}", {"tenant": tenant, "user": user})
+            Session(f"litmus-{seed}-{number}", {"tenant": tenant, "user": user})
             for number, (tenant, user) in enumerate([("acme", "u1"), ("acme", "u1"), ("acme", "u2"), ("other", "u1")])
         ]
         self._left = operations
@@ -197,7 +185,7 @@ class Schedule:
             suspending.cancel()
         await self._adapter.close()
 
-    async def _in_session(self, session: _Session) -> None:
+    async def _in_session(self, session: Session) -> None:
         _caller.set(session)
         async with self._adapter.session(session.name, session.identity):
             await asyncio.gather(*(self._lane(session) for _ in range(_LANES)))
@@ -215,7 +203,7 @@ class Schedule:
                 self._all_checked.set_result(None)
             await self._all_checked
 
-    async def _lane(self, session: _Session) -> None:
+    async def _lane(self, session: Session) -> None:
         """Calls one after another, some of them left running while the next are made."""
         rng, mix = self._rng, self.mix
         background: set[asyncio.Task[None]] = set()
@@ -238,7 +226,7 @@ class Schedule:
             await asyncio.wait(background)
         self._lanes_left -= 1
 
-    def _start(self, session: _Session, aim: tuple[str, Any], *, writes: bool) -> asyncio.Task[None]:
+    def _start(self, session: Session, aim: tuple[str, Any], *, writes: bool) -> asyncio.Task[None]:
         """Make one call in a task of its own."""
         self._left -= 1
         self.outcome.operations += 1
@@ -342,7 +330,7 @@ class Schedule:
         call = self._adapter.make_write(write, resource, scope, only=only.call if only else None)
         return _Write(name, family, reach, whole, call)
 
-    def _entities(self, family: str, ident: Any, session: _Session, *, whole: bool) -> tuple[Entity, ...]:
+    def _entities(self, family: str, ident: Any, session: Session, *, whole: bool) -> tuple[Entity, ...]:
         owned = _OWNED.get(family)
         whose = (session.owner(owned),) if owned else ()
         idents = range(self.mix.idents) if whole else [ident]
@@ -360,11 +348,11 @@ class Schedule:
 
     # -- reads --------------------------------------------------------------------------------------------------
 
-    async def _read(self, operation: _Operation, session: _Session, family: str, ident: Any) -> None:
+    async def _read(self, operation: _Operation, session: Session, family: str, ident: Any) -> None:
         read = self._rng.choice(self._reads_of[family])
         await self._call_read(operation, session, read, _ALL if read.whole else ident)
 
-    async def _call_read(self, operation: _Operation, session: _Session, read: _Read, ident: Any) -> None:
+    async def _call_read(self, operation: _Operation, session: Session, read: _Read, ident: Any) -> None:
         entities = self._entities(read.family, ident, session, whole=read.whole)
         key, owner = self._key(read, ident, session)
         reading = self.world.read_begins(session.name, key, owner, entities)
@@ -382,7 +370,7 @@ class Schedule:
         else:
             self.world.read_ends(reading, value)
 
-    def _key(self, read: _Read, ident: Any, session: _Session) -> tuple[tuple[str, ...], str]:
+    def _key(self, read: _Read, ident: Any, session: Session) -> tuple[tuple[str, ...], str]:
         owner = session.owner(read.scope)
         return (read.name, repr(ident), owner), owner
 
@@ -406,7 +394,7 @@ class Schedule:
 
     # -- writes -------------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: _Operation, session: _Session, family: str, ident: Any) -> None:
+    async def _write(self, operation: _Operation, session: Session, family: str, ident: Any) -> None:
         rng, mix = self._rng, self.mix
         write = rng.choice(self._writes_of[family])
         if write.by_hand is not None:
@@ -504,7 +492,7 @@ class Schedule:
         nested = _Operation(cancelled=True)  # a cancellation here is that of the write
         await self._call_read(nested, plan.session, read, _ALL if read.whole else plan.ident)
 
-    async def _drop_by_hand(self, operation: _Operation, write: _Write, ident: Any, session: _Session) -> None:
+    async def _drop_by_hand(self, operation: _Operation, write: _Write, ident: Any, session: Session) -> None:
         """A change made past all decorators, told to the cache afterwards."""
         assert write.by_hand is not None
         whole = self._rng.random() < 0.2
@@ -527,7 +515,7 @@ class Schedule:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    async def _look_for_stuck_keys(self, session: _Session) -> None:
+    async def _look_for_stuck_keys(self, session: Session) -> None:
         """Every key, in every session: right once more, and the second time from the cache."""
         world = self.world
         faultless = _Operation()
@@ -545,7 +533,7 @@ class Schedule:
                     self.outcome.stuck += 1
                     world._example(f"stuck: {key} is not cached again")
 
-    async def _value(self, operation: _Operation, session: _Session, read: _Read, ident: Any) -> Value | None:
+    async def _value(self, operation: _Operation, session: Session, read: _Read, ident: Any) -> Value | None:
         for _ in range(100):  # loads may still fail on purpose
             try:
                 value: Value = await read.call(ident)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-__all__ = ["Entity", "Load", "LoadFailed", "Reading", "Value", "Window", "World"]
+__all__ = ["Entity", "Load", "LoadFailed", "Reading", "Session", "Value", "Window", "World"]
 
 Entity = tuple[str, ...]
 """What can change by itself: family, perhaps whose, and id."""
@@ -21,6 +21,20 @@ Value = tuple[int, str, tuple[int, ...]]
 _EXAMPLES = 20
 _asked: ContextVar[int] = ContextVar("litmus_asked", default=0)
 """When the read was called that is running here; a load runs in a copy of its caller's context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session of the litmus, and whose calls are made in it."""
+
+    name: str
+    identity: dict[str, str]
+
+    def owner(self, scope: str) -> str:
+        """Whose copy a read of this scope is."""
+        if scope == "global":
+            return ""
+        return self.name if scope == "session" else f"{self.identity['tenant']}/{self.identity['user']}"
 
 
 @dataclass(slots=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Taken, Token, Window
-from agent_cache.backends.disk.clocks import boot_clock
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.store import NotReady
 from agent_cache.backends.disk.writer import Job
-from agent_cache.clock import Clock, seconds
+from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
 from agent_cache.policy import checked_maxsize
@@ -60,7 +59,7 @@ class DiskBackend:
         settle: float = 5.0,
         write_lease: float = 30.0,
         lead_lease: float = 3.0,
-        clock: Clock = boot_clock,
+        clock: Clock = uptime,
         wall: Clock = time.time,
         secret: str | bytes | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Which clock leases and deadlines go by, and how one boot of the machine is told from another."""
+"""How one boot of the machine is told from another: leases and deadlines go by a clock that starts with it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import hashlib
 import time
 from pathlib import Path
 
-__all__ = ["boot_clock", "boot_id"]
+from agent_cache.clock import uptime
 
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def boot_clock() -> float:
-    """Seconds since the machine was started, time asleep included where the system tells; one clock for all processes."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+__all__ = ["boot_id"]
 
 
 def boot_id() -> bytes:
@@ -23,5 +18,5 @@ def boot_id() -> bytes:
     except (OSError, ValueError):
         # When the machine was started, to ten minutes: the wall clock may be set while it runs. A wrong "other boot"
         # drops markers and moves their tags, which is safe.
-        text = f"started {round((time.time() - boot_clock()) / 600)}"
+        text = f"started {round((time.time() - uptime()) / 600)}"
     return hashlib.blake2b(text.encode(), digest_size=8).digest()

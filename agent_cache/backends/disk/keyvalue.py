@@ -17,7 +17,8 @@ from agent_cache.backends.disk.tagrows import DiskToken
 from agent_cache.backends.disk.writer import Job
 from agent_cache.clock import nonce, seconds
 from agent_cache.codecs import codec_for
-from agent_cache.errors import ConfigurationError, UnstorableResultError
+from agent_cache.errors import UnstorableResultError
+from agent_cache.policy import checked_key
 
 __all__ = ["DiskStore"]
 
@@ -29,10 +30,8 @@ _SLICE = 500
 _NO_TAGS = DiskToken(b"", b"", TagSet(()))
 
 
-def checked_key(key: object) -> bytes:
-    if not isinstance(key, str):
-        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
-    return text_key(key)
+def _stored_key(key: object) -> bytes:
+    return text_key(checked_key(key))
 
 
 class DiskStore(EntryStore):
@@ -45,7 +44,7 @@ class DiskStore(EntryStore):
 
     def get_now(self, keys: list[str]) -> dict[str, Any]:
         """Those that are there. Raises NotReady."""
-        names = {checked_key(key): key for key in keys}
+        names = {_stored_key(key): key for key in keys}
         stored, found, raw = list(names), {}, []
         for at in range(0, len(stored), _SLICE):
             part = stored[at : at + _SLICE]
@@ -60,7 +59,7 @@ class DiskStore(EntryStore):
                     self._count("undecodable")
         if stored:
             self._same_file()
-            self._touched.update(checked_key(key) for key in found)
+            self._touched.update(_stored_key(key) for key in found)
         self._count("hits", len(found))
         self._count("misses", len(stored) - len(found))
         return found
@@ -70,7 +69,7 @@ class DiskStore(EntryStore):
         rows: list[Row] = []
         for key, value in items.items():
             payload = _CODEC.freeze(value).payload()
-            rows.append(self.row_of(checked_key(key), payload, lives, 0.0, _NO_TAGS))
+            rows.append(self.row_of(_stored_key(key), payload, lives, 0.0, _NO_TAGS))
 
         def work(db: sqlite3.Connection) -> int:
             for row in rows:
@@ -86,7 +85,7 @@ class DiskStore(EntryStore):
         return Job(work)
 
     def delete_job(self, key: str) -> Job:
-        stored = checked_key(key)
+        stored = _stored_key(key)
 
         def work(db: sqlite3.Connection) -> bool:
             sql = f"SELECT 1 FROM entries WHERE key=? AND {_LIVE}"  # noqa: S608
@@ -98,7 +97,7 @@ class DiskStore(EntryStore):
 
     def exists_now(self, key: str) -> bool:
         sql = f"SELECT 1 FROM entries WHERE key=? AND {_LIVE}"  # noqa: S608
-        there = bool(self._select(sql, (checked_key(key), *self._now())))
+        there = bool(self._select(sql, (_stored_key(key), *self._now())))
         if there:
             self._same_file()
         return there

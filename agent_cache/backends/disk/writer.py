@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.disk import files
 from agent_cache.backends.disk.files import Damaged, Handle, Identity, Replaced
 
 __all__ = ["Job", "Upkeep", "Writer"]
 
+T = TypeVar("T")
 log = logging.getLogger("agent_cache")
 _PATIENCE, _PAUSE, _IDLE, _LINGER = 2.0, 0.02, 5.0, 0.003
 _GROUP, _ROUNDS = 64, 5
@@ -273,23 +274,34 @@ class Writer(Executor):
         return again
 
     def _transact(self, jobs: list[Job]) -> None:
-        handle = self._open()
-        db = handle.db
-        self._set_mode("FULL" if any(job.durable for job in jobs) else "NORMAL")
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        def work(db: sqlite3.Connection) -> None:
             for job in jobs:
                 job.done = job.work(db)
-            db.execute("COMMIT")
-        except BaseException:
-            self._roll_back(db)
-            raise
-        if files.identity(self._path) != handle.identity:
-            raise Replaced
+
+        self._commit("FULL" if any(job.durable for job in jobs) else "NORMAL", work)
         for job in jobs:
             if job.after is not None:
                 job.after()
             job.tell(None)
+
+    def _commit(self, mode: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Work and commit, in the file that is at the path afterwards too.
+
+        Raises:
+            Replaced: it is another one by now; what was committed is in nobody's way there.
+        """
+        handle = self._open()
+        self._set_mode(mode)
+        handle.db.execute("BEGIN IMMEDIATE")
+        try:
+            done = work(handle.db)
+            handle.db.execute("COMMIT")
+        except BaseException:
+            self._roll_back(handle.db)
+            raise
+        if files.identity(self._path) != handle.identity:
+            raise Replaced
+        return done
 
     def _roll_back(self, db: sqlite3.Connection) -> None:
         try:
@@ -309,17 +321,7 @@ class Writer(Executor):
         error: Exception | None = None
         for _ in range(_ROUNDS):
             try:
-                handle = self._open()
-                self._set_mode("NORMAL")
-                handle.db.execute("BEGIN IMMEDIATE")
-                try:
-                    done = self._upkeep.write_batch(handle.db, ids)
-                    handle.db.execute("COMMIT")
-                except BaseException:
-                    self._roll_back(handle.db)
-                    raise
-                if files.identity(self._path) != handle.identity:
-                    raise Replaced
+                done = self._commit("NORMAL", lambda db: self._upkeep.write_batch(db, ids))
                 self._flush_until = None
                 if done is not None:
                     done()

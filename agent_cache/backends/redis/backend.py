@@ -73,6 +73,11 @@ class _Plan:
     home: bytes
     ids: tuple[bytes, ...]
 
+    @property
+    def at_home(self) -> _Group:
+        """The tags that stand beside the entry; there may be none."""
+        return next((group for group in self.groups if group.slot == self.home), _Group(self.home, (), ()))
+
 
 class _Seen:
     """What was read at one moment, for one call or several that read the same in one batch; opened once for all.
@@ -356,9 +361,8 @@ class RedisBackend(KeyValueSurface):
                 if lead is not None:
                     self.release(lead)
                 return False
-        home = next((group for group in plan.groups if group.slot == plan.home), _Group(plan.home, (), ()))
-        replies_ = await self._links.ask(plan.home, [self._filling(mine, home, key, lead, blob, ttl)])
-        return bool(replies_.values[0] == 1)
+        filled = await self._links.ask(plan.home, [self._filling(mine, plan.at_home, key, lead, blob, ttl)])
+        return bool(filled.values[0] == 1)
 
     def _filling(self, token: Token, group: _Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
         names, who = self._names, lead.who if lead is not None else b""
@@ -369,8 +373,7 @@ class RedisBackend(KeyValueSurface):
     async def lead(self, key: bytes, tags: Sequence[Tag], token: TokenProtocol) -> Lead | Taken:
         """Become the one process that loads; the lease is renewed until the fill, or :meth:`release`."""
         mine = cast(Token, token)
-        slot = mine.plan.home
-        home = next((group for group in mine.plan.groups if group.slot == slot), _Group(slot, (), ()))
+        slot, home = mine.plan.home, mine.plan.at_home
         lead = Lead(slot, self._names.lead(slot, key), nonce(), self._lead_lease / 3)
         keys = (self._names.entry(slot, key), lead.key, *home.keys)
         lease = round(self._lead_lease * 1000)
@@ -626,29 +629,18 @@ class RedisBackend(KeyValueSurface):
         """An entry and its tags; its remaining ms where a near tier needs them."""
         if len(plan.groups) == 1:
             return await self._read_in(key, plan.groups[0])
-        asked: list[tuple[bytes, list[Command]]] = []
-        for group in plan.groups:
-            if key is None or group.slot != plan.home:
-                asked.append((group.slot, [("MGET", *group.keys)]))
-                continue
-            entry = self._names.entry(plan.home, key)
-            life: list[Command] = [("PTTL", entry)] if self.serves_near_tier else []
-            asked.append((group.slot, [("MGET", entry, *group.keys), *life]))
-        replies: list[Replies] = list(
-            await asyncio.gather(*(self._links.ask(slot, commands, wants_epoch=True) for slot, commands in asked))
+        parts = await asyncio.gather(
+            *(self._read_in(key if group.slot == plan.home else None, group) for group in plan.groups)
         )
         raw: Any = None
         left: Any = None
         found: list[Any] = [None] * len(plan.ids)
-        epochs: list[bytes] = []
-        for group, reply in zip(plan.groups, replies, strict=True):
-            values = list(reply.values[0])
-            if key is not None and group.slot == plan.home:
-                raw = values.pop(0)
-                left = reply.values[1] if self.serves_near_tier else None
-            for at, value in zip(group.positions, values, strict=True):
+        for group, part in zip(plan.groups, parts, strict=True):
+            if group.slot == plan.home:
+                raw, left = part.raw, part.left
+            for at, value in zip(group.positions, part.tags, strict=True):
                 found[at] = value
-            epochs.append(reply.epoch or b"")
+        epochs = [part.epoch for part in parts]
         return _Seen(raw, left, found, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs)))
 
     async def _read_in(self, key: bytes | None, group: _Group) -> _Seen:

@@ -16,7 +16,8 @@ from agent_cache.backends.redis.records import Names, opened_value, sealed_value
 from agent_cache.backends.redis.wire import Command
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
-from agent_cache.errors import ConfigurationError, UnstorableResultError
+from agent_cache.errors import UnstorableResultError
+from agent_cache.policy import checked_key
 
 __all__ = ["KeyValueSurface"]
 
@@ -50,7 +51,7 @@ class KeyValueSurface:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Those of ``keys`` that are there, in one round trip (on a Cluster: one per server)."""
-        wanted = [_text(key) for key in keys]
+        wanted = [checked_key(key) for key in keys]
         found: dict[str, Any] = {}
         for asked in await self._each(wanted):
             raws = (await self._links.ask(_slot(self._names.value(asked[0])), self._getting(asked))).values
@@ -79,7 +80,7 @@ class KeyValueSurface:
         lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
         until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
         payloads = {
-            key: sealed_value(self._seal, self._names.value(_text(key)), _CODEC.freeze(value).payload())
+            key: sealed_value(self._seal, self._names.value(checked_key(key)), _CODEC.freeze(value).payload())
             for key, value in items.items()
         }
         for group in await self._each(list(payloads)):
@@ -88,11 +89,11 @@ class KeyValueSurface:
 
     async def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
-        name = self._names.value(_text(key))
+        name = self._names.value(checked_key(key))
         return bool((await self._links.ask(_slot(name), [("UNLINK", name)])).values[0])
 
     async def exists(self, key: str) -> bool:
-        name = self._names.value(_text(key))
+        name = self._names.value(checked_key(key))
         return bool((await self._links.ask(_slot(name), [("EXISTS", name)])).values[0])
 
     async def keys(self) -> AsyncIterator[str]:
@@ -160,9 +161,3 @@ def _slot(name: bytes) -> bytes:
 
 def _batched(names: list[bytes]) -> Iterable[list[bytes]]:
     return (names[at : at + _SCANNED] for at in range(0, len(names), _SCANNED))
-
-
-def _text(key: object) -> str:
-    if not isinstance(key, str):
-        raise ConfigurationError("key", key, "a key of the key-value surface is a str")
-    return key

@@ -26,6 +26,7 @@ from typing import Any
 
 from agent_cache.testing.processes.caches import Cache, Setup, Tool, load_cache
 from agent_cache.testing.processes.channel import Client
+from agent_cache.testing.world import Session
 
 __all__ = ["MIXES", "Config", "Mix", "Worker", "main"]
 
@@ -81,17 +82,6 @@ class WriteFailed(Exception):  # noqa: N818 - as above
     """A write tool failed on purpose; its argument is the number of the write."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
-    name: str
-    identity: dict[str, str]
-
-    def owner(self, scope: str) -> str:
-        if scope == "global":
-            return ""
-        return self.name if scope == "session" else f"{self.identity['tenant']}/{self.identity['user']}"
-
-
 @dataclass(slots=True)
 class _Read:
     name: str
@@ -132,7 +122,7 @@ class _Cancelled:
         self.yes = False
 
 
-_caller: ContextVar[_Session] = ContextVar("litmus_caller")
+_caller: ContextVar[Session] = ContextVar("litmus_caller")
 _OWNED = {"mine": "user", "note": "session"}
 _PEOPLE = (("acme", "u1"), ("acme", "u2"), ("other", "u1"))
 
@@ -150,11 +140,11 @@ class Worker:
         self._late: set[asyncio.Task[None]] = set()
         self._slow = False
         self._sessions = [
-            _Session(f"{config.prefix}{config.worker}-{index}", {"tenant": tenant, "user": user})
+            Session(f"{config.prefix}{config.worker}-{index}", {"tenant": tenant, "user": user})
             for index in range(config.sessions)
             for tenant, user in [_PEOPLE[index % len(_PEOPLE)]]
         ]
-        self._contexts: list[tuple[_Session, contextvars.Context]] = []
+        self._contexts: list[tuple[Session, contextvars.Context]] = []
         self._running = True
         self._lanes: list[asyncio.Task[None]] = []
         self._quit = asyncio.Event()
@@ -186,7 +176,7 @@ class Worker:
         self._client.channel.flush()
         await asyncio.sleep(0.05)
 
-    async def _keep(self, session: _Session, opened: asyncio.Event) -> None:
+    async def _keep(self, session: Session, opened: asyncio.Event) -> None:
         _caller.set(session)
         async with self._cache.session(session.name, session.identity):
             self._contexts.append((session, contextvars.copy_context()))
@@ -252,7 +242,7 @@ class Worker:
         for session, context in self._contexts:
             await loop.create_task(self._look_in(session), context=context.copy())
 
-    async def _look_in(self, session: _Session) -> None:
+    async def _look_in(self, session: Session) -> None:
         for read in self._reads:
             for ident in [_ALL] if read.whole else range(self._config.idents):
                 key, entities = self._key(read, ident, session), self._entities(read.family, ident, session, read.whole)
@@ -266,12 +256,12 @@ class Worker:
                 if not isinstance(second, list) or second[0] != first[0]:
                     self._client.tell("uncached", f"{key}: {first}, then {second}")
 
-    async def _surely(self, session: _Session, read: _Read, ident: Any) -> Any:
+    async def _surely(self, session: Session, read: _Read, ident: Any) -> Any:
         return await self._call_read(session, read, ident, _Cancelled())
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    async def _lane(self, session: _Session) -> None:
+    async def _lane(self, session: Session) -> None:
         rng = self._rng
         background: set[asyncio.Task[None]] = set()
         while self._running:
@@ -293,7 +283,7 @@ class Worker:
         if background:
             await asyncio.wait(background)
 
-    def _start(self, session: _Session, family: str, ident: int, *, writes: bool) -> asyncio.Task[None]:
+    def _start(self, session: Session, family: str, ident: int, *, writes: bool) -> asyncio.Task[None]:
         rng, cancelled = self._rng, _Cancelled()
         call: Coroutine[Any, Any, Any]
         threaded = False
@@ -327,14 +317,14 @@ class Worker:
             for _ in range(int(-length)):
                 await asyncio.sleep(0)
 
-    def _key(self, read: _Read, ident: Any, session: _Session) -> str:
+    def _key(self, read: _Read, ident: Any, session: Session) -> str:
         return f"{read.name}({ident})@{session.owner(read.scope)}"
 
-    def _entities(self, family: str, ident: Any, session: _Session, whole: bool) -> list[str]:
+    def _entities(self, family: str, ident: Any, session: Session, whole: bool) -> list[str]:
         owner = session.owner(_OWNED.get(family, "global"))
         return [f"{family}/{owner}:{each}" for each in (range(self._config.idents) if whole else [ident])]
 
-    async def _call_read(self, session: _Session, read: _Read, ident: Any, cancelled: _Cancelled) -> Any:
+    async def _call_read(self, session: Session, read: _Read, ident: Any, cancelled: _Cancelled) -> Any:
         client, number = self._client, next(self._numbers)
         key, owner = self._key(read, ident, session), session.owner(read.scope)
         entities = self._entities(read.family, ident, session, read.whole)
@@ -356,7 +346,7 @@ class Worker:
             return value
         return None
 
-    async def _call_write(self, session: _Session, write: _Write, ident: Any, cancelled: _Cancelled) -> None:
+    async def _call_write(self, session: Session, write: _Write, ident: Any, cancelled: _Cancelled) -> None:
         rng, mix, client, number = self._rng, self._mix, self._client, next(self._numbers)
         people = (
             {s.owner(_OWNED.get(write.family, "global")): s for s in self._sessions} if write.every else {"": session}
