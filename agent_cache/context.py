@@ -17,7 +17,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,17 +25,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
 from agent_cache.metrics import Metrics
+from agent_cache.model import LoopEvent
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
+    from agent_cache.flight import TaskFlight
     from agent_cache.tags import Chain
 
-__all__ = ["ROOT", "Mode", "SessionState", "View", "Warm", "current_view", "view_var"]
+__all__ = ["ROOT", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
 
 Mode = Literal["normal", "bypass", "refresh"]
 _MAX_HOT = 4_096
 _MAX_LOG = 1_024
 _MAX_RESULTS = 64
+_MAX_HINTS = 16
 
 
 class Warm:
@@ -72,6 +75,17 @@ class Warm:
         self.loop = loop
 
 
+class UnderWay:
+    """A load that others of the view may join while ``generation`` is its home's."""
+
+    __slots__ = ("flight", "generation", "home")
+
+    def __init__(self, flight: TaskFlight, generation: object, home: NearHome) -> None:
+        self.flight = flight
+        self.generation = generation
+        self.home = home
+
+
 class SessionState:
     """What all live blocks of one session share."""
 
@@ -97,7 +111,10 @@ class SessionState:
         self.stages: dict[Hashable, int] = {}
         self.warned: set[Hashable] = set()
         self.results: OrderedDict[Hashable, Any] = OrderedDict()
+        self.hints: deque[LoopEvent] = deque(maxlen=_MAX_HINTS)
+        """What a staged answer has to say to the model, until somebody takes it there."""
         self.used: dict[int, Backend] = {}
+        self.scopes: dict[str, tuple[Chain, bytes] | str] = {}
         self.writes = 0
 
     def remember(self, key: Hashable, stored: Any) -> None:
@@ -114,6 +131,7 @@ class SessionState:
                 self.detector.new_turn()
             self.stages.clear()
             self.warned.clear()
+            self.hints.clear()
             if self.main is not None:
                 self.main.cool()
 
@@ -163,12 +181,13 @@ class _Never(dict[Any, Any]):
 class View:
     """A session (or none) in a mode. See the module."""
 
-    __slots__ = ("__weakref__", "hot", "log", "metrics", "mode", "room", "session")
+    __slots__ = ("__weakref__", "hot", "loads", "log", "metrics", "mode", "room", "session")
 
     def __init__(self, session: SessionState | None, mode: Mode = "normal") -> None:
         self.session = session
         self.mode: Mode = mode
         self.hot: dict[Any, Warm] = {} if mode == "normal" else _Never()
+        self.loads: dict[Any, UnderWay] = {}
         self.log: list[Warm] = []
         self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
         self.room = _MAX_LOG
@@ -199,6 +218,7 @@ class View:
         """
         if self.mode == "normal":
             self.hot = {}
+            self.loads = {}
 
     def drain(self) -> None:
         """Count what was answered at once since the last time, in order."""

@@ -19,11 +19,12 @@ from typing import Any, ParamSpec, TypeVar, overload
 from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
 from agent_cache.config import tiered
-from agent_cache.context import current_view
+from agent_cache.context import View, current_view
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
 from agent_cache.engine.drivers import drive, drive_blocking
 from agent_cache.engine.guard import lane
+from agent_cache.engine.joins import joined
 from agent_cache.engine.reads import read_line
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
@@ -317,8 +318,10 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))
 
 
-async def _read(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
-    answer = await drive(read_line(tool, view, values))
+async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
+    answer = await joined(tool, view, values) if view.loads else None
+    if answer is None:
+        answer = await drive(read_line(tool, view, values))
     if answer.error is not None:
         raise answer.error
     return answer.value

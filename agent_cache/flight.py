@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
@@ -31,10 +30,10 @@ from types import TracebackType
 from typing import Any
 
 from agent_cache.codecs import Stored
+from agent_cache.eager import started
 
 __all__ = ["Flight", "FlightTable", "Landed", "TaskFlight", "ThreadFlight"]
 
-_EAGER = sys.version_info >= (3, 12)
 _FOREIGN_CHECK = 0.5  # seconds between looks at another loop's liveness, for riders across loops
 
 
@@ -102,6 +101,8 @@ class Flight:
             flight.waits_for[self] = flight.waits_for.get(self, 0) + 1
 
     def _wait_ends(self) -> None:
+        if not _inside.get():
+            return
         with self.table.lock:
             for flight in _inside.get()[-1:]:
                 left = flight.waits_for.pop(self, 1) - 1
@@ -118,6 +119,7 @@ class TaskFlight(Flight):
         self._riders: dict[asyncio.Future[None], None] = {}  # in order of arrival: runs are reproducible
         self._watchers: dict[asyncio.Future[None], None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._landing: Callable[[], object] | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -126,13 +128,17 @@ class TaskFlight(Flight):
 
     def start(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         """Begin the load, in a copy of the caller's context. A load that never waits has landed on return."""
-        coroutine = self._run(load)
-        if _EAGER:
-            self._task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]  # pyright: ignore[reportCallIssue]
-        else:
-            self._task = self.loop.create_task(coroutine)
-        if self.landed is None:
+        self._task = started(self._run(load), self.loop)
+        if self._task is not None and self.landed is None:
             self._task.add_done_callback(self._never_began)
+
+    def on_landing(self, then: Callable[[], object]) -> None:
+        """Call ``then`` once it has landed; now if it has."""
+        with self.table.lock:
+            if self.landed is None:
+                self._landing = then
+                return
+        then()
 
     def _never_began(self, _: asyncio.Task[None]) -> None:
         """A task cancelled before its first step runs no line of its coroutine."""
@@ -151,13 +157,15 @@ class TaskFlight(Flight):
         with self.table.lock:
             self.landed = landed
             self.table.remove(self)
-            riders = self._riders | self._watchers
+            if self._landing is not None:
+                self._landing()
+            riders = self._riders | self._watchers if self._watchers else self._riders
             self._riders, self._watchers = {}, {}
         for rider in riders:
             loop = rider.get_loop()
             if loop is self.loop:
-                if not loop.is_closed():
-                    _wake(rider)
+                if not rider.done() and not loop.is_closed():
+                    rider.set_result(None)
             else:
                 with suppress(RuntimeError):  # closed in this very moment: nobody is left to wake there
                     loop.call_soon_threadsafe(_wake, rider)
@@ -181,7 +189,8 @@ class TaskFlight(Flight):
                 await self._ride_from_afar(rider)
         finally:
             self._wait_ends()
-            self._leave(rider, share)
+            if self.landed is None:
+                self._leave(rider, share)
         return self.landed or Landed(error=asyncio.CancelledError("the event loop of this load was closed"))
 
     async def _ride_from_afar(self, rider: asyncio.Future[None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import KeyFn
-from agent_cache.tags import Template
+from agent_cache.tags import Path, Template
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend
@@ -41,6 +41,13 @@ class ReadPolicy:
     poll: bool
     cost: float
     backend: Backend | None
+    fixed_paths: tuple[Path, ...] | None = field(init=False, repr=False, compare=False)
+    """What every call reads, where no resource has a placeholder."""
+
+    def __post_init__(self) -> None:
+        filled = [template.fill({}) for template in self.resources]
+        fixed = tuple(path for path, whole in filled) if all(whole for _, whole in filled) else None
+        object.__setattr__(self, "fixed_paths", fixed)
 
     @property
     def resource(self) -> str:

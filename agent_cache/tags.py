@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -31,14 +31,19 @@ from agent_cache.errors import ConfigurationError
 from agent_cache.model import CacheKey
 
 __all__ = [
+    "CallTags",
     "Chain",
     "Path",
+    "SharedTags",
     "Tag",
     "Template",
     "bucket_path",
     "call_path",
+    "call_tags",
+    "is_call_tag",
     "read_chains",
     "read_tags",
+    "shared_tags",
     "spell",
     "write_tags",
 ]
@@ -55,7 +60,7 @@ _FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 _BUCKETS = 65_536
 _MAX_KNOWN = 8_192
-_known_reads: dict[tuple[tuple[Path, ...], Chain], tuple[Tag, ...]] = {}
+_known_reads: dict[tuple[tuple[Path, ...], str, Chain], SharedTags] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,21 +241,62 @@ def read_chains(chain: Chain) -> tuple[Chain, ...]:
 
 
 def read_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
-    """What a read of ``paths`` in ``chain`` depends on. The same tuple again while it is remembered."""
-    asked = tuple(paths), chain
-    known = _known_reads.get(asked)
-    if known is not None:
-        return known
+    """What a read of ``paths`` in ``chain`` depends on."""
     tags: dict[Tag, None] = {}
     for whose in read_chains(chain):
-        for path in asked[0]:
+        for path in paths:
             for end in range(len(path)):
                 tags["all", whose, path[:end]] = None
             tags["any", whose, path] = None
+    return tuple(tags)
+
+
+class SharedTags:
+    """What all calls of one tool that read the same paths depend on; compared by identity, so it is cheap to look up."""
+
+    __slots__ = ("__weakref__", "chains", "tags")
+
+    def __init__(self, tags: tuple[Tag, ...], chains: tuple[Chain, ...]) -> None:
+        self.tags = tags
+        self.chains = chains
+
+
+class CallTags(tuple[Tag, ...]):
+    """All tags of one call: those it shares with others first, its own last.
+
+    A backend may tell them apart: a call's own tags are moved only by hand, so most of them never are.
+    """
+
+    shared: SharedTags
+    own: tuple[Tag, ...]
+
+
+def shared_tags(paths: Sequence[Path], group: str, chain: Chain) -> SharedTags:
+    """What the calls of the tool ``group`` that read ``paths`` share. The same object again while it is remembered."""
+    asked = tuple(paths), group, chain
+    known = _known_reads.get(asked)
+    if known is not None:
+        return known
+    own = (f"#{group}", "")
+    tags = tuple(tag for tag in read_tags((*asked[0], own), chain) if tag[2] != own)
     if len(_known_reads) >= _MAX_KNOWN:
         _known_reads.clear()
-    made = _known_reads[asked] = tuple(tags)
+    made = _known_reads[asked] = SharedTags(tags, read_chains(chain))
     return made
+
+
+def call_tags(shared: SharedTags, path: Path) -> CallTags:
+    """The tags of the one call whose path (:func:`bucket_path`) this is."""
+    own = tuple([("any", whose, path) for whose in shared.chains])
+    tags = CallTags(shared.tags + own)
+    tags.shared = shared
+    tags.own = own
+    return tags
+
+
+def is_call_tag(tag: Tag) -> bool:
+    """Whether this tag stands for one call of one tool (or for the few that share its bucket)."""
+    return type(tag) is tuple and len(tag[2]) == 2 and tag[2][0][:1] == "#"
 
 
 def write_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:

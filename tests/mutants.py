@@ -292,7 +292,7 @@ MUTANTS = [
         "own loads near without local generations",
         TIERED,
         "                mine.near, replace(",
-        "                type(mine.near)(mine.near.records, mine.near.epoch), replace(",
+        "                type(mine.near)(type(mine.near.base)(mine.near.base.records, mine.near.base.epoch), (), 0, 0, 0), replace(",
         BACKPLANE,
         "loaded_while",
     ),

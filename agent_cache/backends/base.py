@@ -65,8 +65,8 @@ class Window(Protocol):
 class NearEntry(Protocol):
     """An entry held in this process, fit to be served without asking the backend again.
 
-    It may be served while ``home.generation`` is the object it was when :meth:`current` was last true,
-    and the clock is before ``deadline``.
+    It may be served while ``home.generation`` is the object that ``Found.generation`` says, and the clock is before
+    ``deadline``.
     """
 
     stored: Stored
@@ -77,7 +77,6 @@ class NearEntry(Protocol):
 
     @property
     def home(self) -> NearHome: ...
-    def current(self) -> bool: ...
 
 
 class NearHome(Protocol):
@@ -102,7 +101,7 @@ class Found:
     near: NearEntry | None
     stamp: Hashable
     generation: object | None = field(default=None, kw_only=True)
-    """Of the near entry's home, taken before it was found to be current; without it: as it is now."""
+    """Of the near entry's home, taken before it was found to be current. A near entry without it is not served again."""
     kept_for: float | None = field(default=None, kw_only=True)
     """Seconds for which a copy of it may be kept, where that is less than for ever."""
 

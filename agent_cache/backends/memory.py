@@ -26,21 +26,26 @@ from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.policy import checked_key, checked_maxsize
-from agent_cache.tags import Chain, Tag
+from agent_cache.tags import CallTags, Chain, SharedTags, Tag, is_call_tag
 
 __all__ = ["MemoryBackend", "MemoryStore"]
 
 _OVERHEAD = 400  # bytes an entry costs beside its value: measured with tracemalloc, rounded up
 _FOREVER = float("inf")
 _KEY_VALUE = "key-value"
+_MAX_SNAPSHOTS = 8_192
+_MAX_OWN = 65_536
 
 
 class TagRecord:
-    """A tag's version and fence, and who is writing it. Lives as long as an entry, a load or a window needs it."""
+    """A tag's version and fence, and who is writing it.
+
+    Lives as long as an entry, a load or a window needs it. A version is a number of the store's own, handed out once.
+    """
 
     __slots__ = ("__weakref__", "fence", "last_writer", "settles_at", "version", "writers")
 
-    def __init__(self, fresh: bytes) -> None:
+    def __init__(self, fresh: int) -> None:
         self.version = fresh
         self.fence = fresh
         self.writers: dict[Window, float] = {}  # open windows, and when their lease ends
@@ -53,13 +58,43 @@ class TagRecord:
             self.writers = {other: end for other, end in self.writers.items() if end > now}
         self.writers[window] = ends
 
+    def is_blocked(self, now: float) -> bool:
+        """Whether somebody is writing it, or the last one left without saying how it went."""
+        return self.settles_at > now or (bool(self.writers) and max(self.writers.values()) > now)
+
+
+class Snapshot:
+    """The versions and fences of some tags at one moment; entries loaded under it share it. Equal when all of them are."""
+
+    __slots__ = ("_hash", "epoch", "fences", "records", "seen", "unfenced", "versions")
+
+    def __init__(self, records: tuple[TagRecord, ...], epoch: bytes) -> None:
+        self.records = records
+        self.versions = tuple([r.version for r in records])
+        self.fences = tuple([r.fence for r in records])
+        self.epoch = epoch
+        self.seen: object = None  # the generation under which the versions were last found to be these
+        self.unfenced: object = None  # the same of the fences
+        self._hash = hash((self.fences, epoch))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Snapshot)
+            and self.fences == other.fences
+            and self.versions == other.versions
+            and self.epoch == other.epoch
+        )
+
 
 class Entry:
-    """A stored value with the stamp it was loaded under."""
+    """A stored value with the snapshot it was loaded under."""
 
     __slots__ = (
-        "chain", "created", "dead", "deadline", "epoch", "group", "home", "key", "load_seconds", "records", "size",
-        "stamp", "stored", "versions", "visited",
+        "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "since", "stamp", "stored",
+        "visited",
     )  # fmt: skip
 
     stored: Stored
@@ -69,63 +104,86 @@ class Entry:
         self.home = home
         self.key: bytes | str = new.key
         self.stored = new.stored
-        self.records = token.records
-        self.versions = token.versions
-        self.epoch = token.epoch
+        self.base = token.base
+        self.since = token.since
         self.deadline = _FOREVER if new.ttl is None else now + new.ttl
         self.created = now
         self.load_seconds = new.load_seconds
         self.group = new.group
         self.chain = new.chain
         self.stamp = new.stamp
-        self.size = new.stored.size + _OVERHEAD
         self.visited = False
         self.dead = False
 
-    def current(self) -> bool:
-        return not self.dead and self.home._is_current(self)
+    @property
+    def size(self) -> int:
+        """Bytes, as estimated."""
+        return self.stored.size + _OVERHEAD
 
 
 class Token:
-    """Stamp and fences of a load. Equal exactly when every version and fence is."""
+    """What a load began under: a snapshot of the tags it shares with others, and the state of its own.
 
-    __slots__ = ("_hash", "epoch", "fences", "records", "versions")
+    ``since`` is the last version handed out when it was made: a tag of the call's own that has a later one has moved.
+    """
 
-    def __init__(self, records: tuple[TagRecord, ...], epoch: bytes) -> None:
-        self.records = records
-        self.versions = tuple([r.version for r in records])
-        self.fences = tuple([r.fence for r in records])
-        self.epoch = epoch
-        self._hash = hash((self.fences, epoch))
+    __slots__ = ("base", "own", "own_fence", "own_version", "since")
+
+    def __init__(self, base: Snapshot, own: tuple[Tag, ...], own_version: int, own_fence: int, since: int) -> None:
+        self.base = base
+        self.own = own
+        self.own_version = own_version
+        self.own_fence = own_fence
+        self.since = since
 
     @property
-    def stamp(self) -> tuple[tuple[bytes, ...], tuple[TagRecord, ...]]:
+    def stamp(self) -> tuple[Snapshot, int]:
         """The versions, with the records: while somebody holds it to compare, they must not be minted anew."""
-        return self.versions, self.records
+        return self.base, self.own_version
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self.base)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Token)
-            and self.fences == other.fences
-            and self.versions == other.versions
-            and self.epoch == other.epoch
-        )
+        return isinstance(other, Token) and self.own_fence == other.own_fence and self.base == other.base
 
 
 class Window:
     """An open write: its tags' records, and what BEGIN wrote and replaced in them."""
 
-    __slots__ = ("before", "closed", "mine", "records", "writer")
+    __slots__ = ("before", "closed", "mine", "records", "tags", "writer")
 
-    def __init__(self, records: tuple[TagRecord, ...], mine: bytes, writer: str) -> None:
+    def __init__(self, tags: Sequence[Tag], records: tuple[TagRecord, ...], mine: int, writer: str) -> None:
+        self.tags = tags
         self.records = records
         self.before = tuple((r.version, r.last_writer) for r in records)
         self.mine = mine
         self.writer = writer
         self.closed = False
+
+
+class Members:
+    """The entries of one chain; those that died are passed over, and let go once they are more than half of it."""
+
+    __slots__ = ("_entries", "_live")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._live = 0
+
+    def add(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._live += 1
+
+    def lost_one(self) -> int:
+        """One of them is dead now; how many are left."""
+        self._live -= 1
+        if len(self._entries) > 64 and self._live * 2 < len(self._entries):
+            self._entries = self.living()
+        return self._live
+
+    def living(self) -> list[Entry]:
+        return [entry for entry in self._entries if not entry.dead]
 
 
 class MemoryStore:
@@ -154,12 +212,16 @@ class MemoryStore:
     def _start_empty(self) -> None:
         self._lock = threading.RLock()  # reentrant: a collected coroutine may close its window inside our own call
         self._epoch = nonce()
+        self._last = 0  # the last version handed out; they are compared by identity or order, and never repeat
         self._records: weakref.WeakValueDictionary[Tag, TagRecord] = weakref.WeakValueDictionary()
+        self._own: dict[Tag, TagRecord] = {}  # of calls' own tags: only those that were ever moved
+        self._floor = 0  # the version and fence of an own tag without a record
+        self._snapshots: dict[SharedTags, Snapshot] = {}
         self._settling: list[tuple[float, tuple[TagRecord, ...]]] = []
         self._entries: dict[bytes | str, Entry] = {}
         self._ring: Clock[Entry] = Clock(self.max_size)
         self._groups: dict[str, Clock[Entry]] = {}
-        self._chains: dict[Chain, set[bytes | str]] = {}
+        self._chains: dict[Chain, Members] = {}
         self._bytes = 0
         self._evictions = 0
         self._hits = self._misses = 0
@@ -174,30 +236,31 @@ class MemoryStore:
             entry = self._entries.get(key) if key is not None else None
             why, dropped_by = "absent", None
             if entry is not None:
-                if not self._is_current(entry):
-                    why, dropped_by = "stale", self._dropped_by(entry)
+                own_version = self._own_state(tags)[0]
+                if not self._is_current(entry, own_version):
+                    why, dropped_by = "stale", self._dropped_by(entry, tags)
                 elif now >= entry.deadline:
                     why = "expired"
                 else:
                     entry.visited = True
-                    ttl_left = None if entry.deadline == _FOREVER else entry.deadline - now
                     return Found(
                         entry.stored,
                         now - entry.created,
-                        ttl_left,
+                        None if entry.deadline == _FOREVER else entry.deadline - now,
                         entry.load_seconds,
                         entry,
-                        (entry.versions, entry.records),
+                        (entry.base, own_version),
+                        generation=self.generation,
                     )
-            records = self._records_of(tags)
-            if self._is_blocked(records, now):
+            token = self._token(tags)
+            if self._is_blocked(token, now):
                 return Blocked()
-            return Missing(Token(records, self._epoch), why, dropped_by)
+            return Missing(token, why, dropped_by)
 
     def token(self, tags: Sequence[Tag]) -> Token:
         """The token of now, write windows or not: a fill under it is refused while one is open all the same."""
         with self._lock:
-            return Token(self._records_of(tags), self._epoch)
+            return self._token(tags)
 
     def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
         """Store, if the token still holds."""
@@ -212,9 +275,9 @@ class MemoryStore:
         """Open a window: versions and fences move, fills are refused until it is closed."""
         with self._lock:
             self._forget_settled()
-            records = self._records_of(tags)
-            fresh = nonce()
-            window = Window(records, fresh, writer)
+            records = self._written(tags)
+            fresh = self._fresh()
+            window = Window(tags, records, fresh, writer)
             self._move(records, fresh, writer)
             now = self.clock()
             for record in records:
@@ -228,7 +291,8 @@ class MemoryStore:
             if mine.closed:
                 return
             mine.closed = True
-            fresh = nonce()
+            self._written(mine.tags)  # a write that outlived its lease may have been forgotten here
+            fresh = self._fresh()
             for record, (before, writer) in zip(mine.records, mine.before, strict=True):
                 record.writers.pop(mine, None)
                 restored = no_effect and record.version is mine.mine
@@ -247,7 +311,7 @@ class MemoryStore:
         """A window of no length."""
         with self._lock:
             self._forget_settled()
-            self._move(self._records_of(tags), nonce(), writer)
+            self._move(self._written(tags), self._fresh(), writer)
 
     def move_known(self, tags: Sequence[Tag], writer: str) -> None:
         """:meth:`move` those tags that something here depends on; the others have no record, and need none."""
@@ -255,7 +319,7 @@ class MemoryStore:
             known = self._records
             records = [record for tag in tags if (record := known.get(tag)) is not None]
             if records:
-                self._move(records, nonce(), writer)
+                self._move(records, self._fresh(), writer)
 
     def cool(self) -> None:
         """Let nothing be served at once any more that was found to be current before."""
@@ -264,47 +328,89 @@ class MemoryStore:
     def drop_chain(self, chain: Chain) -> None:
         """Delete the entries of one chain."""
         with self._lock:
-            for key in self._chains.pop(chain, ()):
-                entry = self._entries.get(key)
-                if entry is not None:
-                    self._remove(entry)
+            members = self._chains.pop(chain, None)
+            for entry in members.living() if members is not None else ():
+                self._remove(entry)
             if chain:  # loads still under way for it are not kept
-                self._move(self._records_of([("all", chain, ())]), nonce(), "the end of the session")
+                self._move(self._records_of([("all", chain, ())]), self._fresh(), "the end of the session")
 
     # -- the rules, one small method each ---------------------------------------------------------------------------
 
-    def _is_current(self, entry: Entry) -> bool:
+    def _is_current(self, entry: Entry, own_version: int) -> bool:
         """The stamp check: every version is the one the load began under."""
-        for record, version in zip(entry.records, entry.versions, strict=True):
+        return own_version <= entry.since and self._holds(entry.base)
+
+    def _holds(self, base: Snapshot) -> bool:
+        if base.seen is self.generation:
+            return True
+        for record, version in zip(base.records, base.versions, strict=True):
             if record.version is not version:
                 return False
-        return entry.epoch is self._epoch
+        if base.epoch is not self._epoch:
+            return False
+        base.seen = self.generation
+        return True
+
+    def _is_unfenced(self, base: Snapshot) -> bool:
+        """Whether no fence has moved: a write without effect restores versions, fences never go back."""
+        if base.unfenced is self.generation:
+            return True
+        if any(record.fence is not fence for record, fence in zip(base.records, base.fences, strict=True)):
+            return False
+        base.unfenced = self.generation
+        return True
 
     def _accepts(self, token: Token, now: float) -> bool:
         """The token check: no version or fence has moved since, and nobody is writing."""
-        if token.epoch is not self._epoch:
+        base = token.base
+        if self._own_state(token.own)[1] > token.since or not self._holds(base):
             return False
-        for record, version, fence in zip(token.records, token.versions, token.fences, strict=True):
-            if record.version is not version or record.fence is not fence:
-                return False
-        return not self._is_blocked(token.records, now)
+        return self._is_unfenced(base) and not self._is_blocked(token, now)
 
-    def _is_blocked(self, records: tuple[TagRecord, ...], now: float) -> bool:
-        return any(
-            record.settles_at > now or (record.writers and max(record.writers.values()) > now) for record in records
-        )
+    def _is_blocked(self, token: Token, now: float) -> bool:
+        for record in token.base.records:
+            if (record.writers or record.settles_at) and record.is_blocked(now):
+                return True
+        own = self._own
+        return bool(own) and any(tag in own and own[tag].is_blocked(now) for tag in token.own)
 
-    def _move(self, records: Iterable[TagRecord], fresh: bytes, writer: str) -> None:
+    def _fresh(self) -> int:
+        self._last += 1
+        return self._last
+
+    def _move(self, records: Iterable[TagRecord], fresh: int, writer: str) -> None:
         for record in records:
             self._move_one(record, fresh, writer)
         self.generation = object()  # after the versions: a hit that still sees the old one began before us
 
-    def _move_one(self, record: TagRecord, fresh: bytes, writer: str) -> None:
+    def _move_one(self, record: TagRecord, fresh: int, writer: str) -> None:
         record.version = fresh
         record.fence = fresh
         record.last_writer = writer
 
     # -- room ---------------------------------------------------------------------------------------------------------
+
+    def _token(self, tags: Sequence[Tag]) -> Token:
+        if not isinstance(tags, CallTags):
+            return Token(Snapshot(self._records_of(tags), self._epoch), (), self._floor, self._floor, self._last)
+        shared = tags.shared
+        base = self._snapshots.get(shared)
+        if base is None or not (self._holds(base) and self._is_unfenced(base)):
+            if len(self._snapshots) >= _MAX_SNAPSHOTS:
+                self._snapshots.clear()
+            base = self._snapshots[shared] = Snapshot(self._records_of(shared.tags), self._epoch)
+        return Token(base, tags.own, *self._own_state(tags), self._last)
+
+    def _own_state(self, tags: Sequence[Tag]) -> tuple[int, int]:
+        """The highest version and the highest fence of the call's own tags."""
+        version = fence = self._floor
+        own = self._own
+        if own:
+            for tag in tags.own if isinstance(tags, CallTags) else tags:
+                record = own.get(tag)
+                if record is not None:
+                    version, fence = max(version, record.version), max(fence, record.fence)
+        return version, fence
 
     def _records_of(self, tags: Sequence[Tag]) -> tuple[TagRecord, ...]:
         known = self._records
@@ -312,19 +418,44 @@ class MemoryStore:
         for tag in tags:
             record = known.get(tag)
             if record is None:
-                record = known[tag] = TagRecord(nonce())
+                record = known[tag] = TagRecord(self._fresh())
             records.append(record)
         return tuple(records)
+
+    def _written(self, tags: Sequence[Tag]) -> tuple[TagRecord, ...]:
+        """The records of tags that are about to move. Those of calls' own tags are kept from now on."""
+        for tag in tags:
+            if is_call_tag(tag) and tag not in self._own:
+                record = self._records.get(tag)
+                if record is None:
+                    record = self._records[tag] = TagRecord(self._floor)
+                self._own[tag] = record
+        if len(self._own) > _MAX_OWN:
+            self._raise_floor()
+        return self._records_of(tags)
+
+    def _raise_floor(self) -> None:
+        """Forget half of the calls' own tags, those moved longest ago; what was loaded before the last of them is stale."""
+        now = self.clock()
+        free = [tag for tag, record in self._own.items() if not record.is_blocked(now)]
+        free.sort(key=lambda tag: self._own[tag].fence)
+        for tag in free[: len(free) // 2]:
+            self._floor = max(self._floor, self._own.pop(tag).fence)
+        self.generation = object()
 
     def _forget_settled(self) -> None:
         if self._settling:
             now = self.clock()
             self._settling = [held for held in self._settling if held[0] > now]
 
-    def _dropped_by(self, entry: Entry) -> str | None:
-        for record, version in zip(entry.records, entry.versions, strict=True):
+    def _dropped_by(self, entry: Entry, tags: Sequence[Tag]) -> str | None:
+        for record, version in zip(entry.base.records, entry.base.versions, strict=True):
             if record.version is not version:
                 return record.last_writer
+        for tag in tags:
+            record_of_own = self._own.get(tag)
+            if record_of_own is not None and record_of_own.version > entry.since:
+                return record_of_own.last_writer
         return "clear"
 
     def _insert(self, entry: Entry, maxsize: int | None) -> bool:
@@ -337,7 +468,10 @@ class MemoryStore:
         self._entries[entry.key] = entry
         self._bytes += entry.size
         if entry.chain:
-            self._chains.setdefault(entry.chain, set()).add(entry.key)
+            members = self._chains.get(entry.chain)
+            if members is None:
+                members = self._chains[entry.chain] = Members()
+            members.add(entry)
         if maxsize is not None:
             group = self._groups.get(entry.group)
             if group is None:
@@ -358,14 +492,12 @@ class MemoryStore:
         """Take an entry out of everything but the ring it already left."""
         entry.dead = True
         entry.deadline = -_FOREVER
-        self._bytes -= entry.size
+        self._bytes -= entry.size  # before the value goes
         if self._entries.get(entry.key) is entry:
             del self._entries[entry.key]
-        keys = self._chains.get(entry.chain)
-        if keys is not None:
-            keys.discard(entry.key)
-            if not keys:
-                del self._chains[entry.chain]
+        members = self._chains.get(entry.chain)
+        if members is not None and not members.lost_one():
+            del self._chains[entry.chain]
         group = self._groups.get(entry.group)
         for ring in (self._ring, group):
             if ring is not None and ring is not out_of:
@@ -382,7 +514,8 @@ class MemoryStore:
     def chain_sizes(self, chain: Chain) -> tuple[int, int]:
         """Entries and bytes (estimated) of one chain."""
         with self._lock:
-            mine = [self._entries[key] for key in self._chains.get(chain, ()) if key in self._entries]
+            members = self._chains.get(chain)
+            mine = members.living() if members is not None else []
             return len(mine), sum(entry.size for entry in mine)
 
     # -- a plain key-value cache; its keys are text, a tool's are digests ----------------------------------------------
@@ -408,7 +541,7 @@ class MemoryStore:
         stored = self._codec.freeze(value)
         lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
         with self._lock:
-            token = Token((), self._epoch)
+            token = Token(Snapshot((), self._epoch), (), 0, 0, self._last)
             new = NewEntry(checked_key(key), stored, lives, 0.0, _KEY_VALUE, None, ())
             self._insert(Entry(self, token, new, self.clock()), None)
 

@@ -18,7 +18,20 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import UnkeyableArgumentError
 from agent_cache.model import CacheKey
 from agent_cache.policy import scopes_of_reads
-from agent_cache.tags import Chain, Path, Tag, bucket_path, call_path, read_tags, segment_text, write_tags
+from agent_cache.tags import (
+    CallTags,
+    Chain,
+    Path,
+    Tag,
+    bucket_path,
+    call_path,
+    call_tags,
+    segment_text,
+    shared_tags,
+    write_tags,
+)
+
+_CONSTANT = frozenset({str, bytes, int, bool, float, type(None)})
 
 __all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write", "same_call"]
 
@@ -40,7 +53,7 @@ class ReadCall:
     tool: ReadTool
     key: bytes
     digest: bytes
-    tags: tuple[Tag, ...]
+    tags: CallTags
     chain: Chain
     dies_with_session: bool
     backend: Backend
@@ -90,25 +103,27 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
     if view.mode == "bypass":
         return Bypass("no_cache", "inside no_cache()", CacheKey(tool.group, digest.hex()), warn=False)
     policy = tool.policy
-    arguments = tool.shape.arguments(values)
-    paths: list[Path] = []
-    for template in policy.resources:
-        path, whole = template.fill(arguments)
-        if not whole:
-            text = f"a value of {template.text!r} is None, missing or has no text"
-            return Bypass("unknown_entity", text, CacheKey(tool.group, digest.hex()))
-        paths.append(path)
+    paths = policy.fixed_paths
+    if paths is None:
+        arguments = tool.shape.arguments(values)
+        filled: list[Path] = []
+        for template in policy.resources:
+            path, whole = template.fill(arguments)
+            if not whole:
+                text = f"a value of {template.text!r} is None, missing or has no text"
+                return Bypass("unknown_entity", text, CacheKey(tool.group, digest.hex()))
+            filled.append(path)
+        paths = tuple(filled)
     whose = scope_of(policy.scope, view.session)
     if isinstance(whose, str):
         text = f"scope={policy.scope!r} needs an active session that names it"
         return Bypass(whose, text, CacheKey(tool.group, digest.hex()))
     chain, identity = whose
-    paths.append(bucket_path(tool.group, digest))
     return ReadCall(
         tool=tool,
         key=_entry_key(digest, identity),
         digest=digest,
-        tags=read_tags(paths, chain),
+        tags=call_tags(shared_tags(paths, tool.group, chain), bucket_path(tool.group, digest)),
         chain=chain,
         dies_with_session=policy.scope == "session",
         backend=backend_for(policy.backend, view.session),
@@ -134,6 +149,15 @@ def scope_of(scope: str, session: SessionState | None) -> tuple[Chain, bytes] | 
         return (), b""
     if session is None:
         return "no_session"
+    known = session.scopes.get(scope)
+    if known is None:
+        known = _scope_in(scope, session)
+        if all(type(value) in _CONSTANT for value in session.identity.values()):
+            session.scopes[scope] = known
+    return known
+
+
+def _scope_in(scope: str, session: SessionState) -> tuple[Chain, bytes] | str:
     if scope == "session":
         return session.chain, encoded(("session", *session.chain))
     names: list[str] = []

@@ -40,6 +40,7 @@ __all__ = [
     "Pause",
     "Ran",
     "Run",
+    "join",
 ]
 
 T = TypeVar("T")
@@ -220,6 +221,8 @@ class Fly:
     arrived: int
     line: Callable[[], Line[Landed]]
     watched: Flight | None = None
+    announce: Callable[[TaskFlight], None] | None = None
+    """Told of a load that was begun and takes time."""
 
     async def go(self) -> Flown:
         with FLIGHTS.lock:
@@ -238,6 +241,8 @@ class Fly:
             flight.start(lambda: drive(self.line()))
             if flight.landed is not None:  # it never had to wait
                 return Flown(flight.landed, led=True)
+            if self.announce is not None:
+                self.announce(flight)
             with FLIGHTS.lock:
                 flight.wait_begins()
         landed = await flight.ride(share=share)
@@ -265,6 +270,15 @@ class Fly:
             return Flown(flight.run(lambda: drive_blocking(self.line())), led=True)
         landed = flight.ride(share=share)
         return Flown(landed if share else None, watched=None if share else flight)
+
+
+async def join(flight: TaskFlight) -> Landed | None:
+    """Share a load under way; None for one who may not wait for it."""
+    with FLIGHTS.lock:
+        if _inside_write() or not may_wait_for(flight):
+            return None
+        flight.wait_begins()
+    return await flight.ride()
 
 
 def _inside_write() -> bool:

@@ -38,20 +38,26 @@ def load_line(
 
     Where other processes share the backend, one of them runs it and the others wait for what it stores.
     """
-    lead: Lead | None = None
     if call is not None and token is not None and not call.backend.in_process and isinstance(call.backend, Leading):
-        turn = yield from _our_turn(tool, view, call, call.backend, token)
-        if isinstance(turn, Landed):
-            return turn
-        token, lead = turn
+        return _led_load(tool, view, values, call, call.backend, token)
+    return _load(tool, view, values, call, token, None)
+
+
+def _led_load(
+    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, backend: Leading, token: Token
+) -> Line[Landed]:
+    turn = yield from _our_turn(tool, view, call, backend, token)
+    if isinstance(turn, Landed):
+        return turn
+    still, lead = turn
     landed: Landed | None = None
     try:
-        landed = yield from _load(tool, view, values, call, token, lead)
+        landed = yield from _load(tool, view, values, call, still, lead)
         return landed
     finally:
         gave_it_back = landed is not None and (landed.kept or landed.refused == "fenced_out")
-        if lead is not None and not gave_it_back and call is not None and isinstance(call.backend, Leading):
-            call.backend.release(lead)
+        if lead is not None and not gave_it_back:
+            backend.release(lead)
 
 
 def _our_turn(
@@ -134,7 +140,8 @@ def _load(
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize = tool.group, tool.policy.maxsize
     entry = NewEntry(call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead)
-    filled = yield Fill(call.backend, token, entry)
+    fill = Fill(call.backend, token, entry)
+    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
     if isinstance(filled, Down):
         backend_failed(view, tool.resource, call.backend, filled)
     elif filled:

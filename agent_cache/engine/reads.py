@@ -21,6 +21,7 @@ from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
 from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, served, settle
+from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.tools import ReadTool
@@ -53,7 +54,7 @@ class _Report:
 
 def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
     """One read."""
-    began = time.monotonic()
+    began = time.monotonic() if settings.notices.observers else 0.0
     if len(view.log) >= view.room:
         view.drain()
         view.make_room()
@@ -61,7 +62,7 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     call = prepare_read(tool, view, values)
     watch = None
     if view.detector is not None:
-        key = call.cache_key if isinstance(call, ReadCall) else call.key
+        key = call.digest if isinstance(call, ReadCall) else call.key and bytes.fromhex(call.key.digest)
         arguments = tool.shape.arguments(values)
         watch = enter(
             view, tool.name, key or key_of(tool.name, tool.identity, arguments), arguments, poll=tool.policy.poll
@@ -122,6 +123,7 @@ def _cached(
     if not call.backend.in_process and (bound := getattr(call.backend, "bound_group", None)) is not None:
         bound(tool.group, tool.policy.maxsize)
     watched: Flight | None = None
+    announcement = announce(tool, view, values, call.backend)
     refresh = view.mode == "refresh"
     if refresh:
         yield from _supersede(tool, call)
@@ -145,7 +147,8 @@ def _cached(
         if refresh:
             flown = Flown(None, alone=True)
         else:
-            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched)
+            told = announcement if token is not None else None
+            flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched, told)
         if flown.alone:
             flown = Flown((yield Load(load)), led=True)
         landed, watched = flown.landed, flown.watched
@@ -193,7 +196,8 @@ def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[L
         if moved.down is not None:
             backend_failed(view, tool.resource, call.backend, moved.down)
             return moved.down
-    found: Lookup | Down = yield Ask(call, tool.codec, token_only=token_only)
+    ask = Ask(call, tool.codec, token_only=token_only)
+    found: Lookup | Down = ask.go_blocking() if call.backend.in_process else (yield ask)
     if isinstance(found, Down):
         backend_failed(view, tool.resource, call.backend, found)
     else:
@@ -212,9 +216,6 @@ def _hit(
 ) -> Answer | None:
     """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
     near = found.near
-    generation = found.generation
-    if near is not None and generation is None:
-        generation = near.home.generation
     try:
         value = found.stored.fresh()
     except Exception as error:  # noqa: BLE001 - an unreadable entry is a miss, reported; never an error of the tool
@@ -227,16 +228,17 @@ def _hit(
         served(watch, found.stored, found.stamp)
     if (
         near is not None
+        and found.generation is near.home.generation
         and view.mode == "normal"
         and not settings.notices.observers
         and (watch is None or watch.counted)
     ):
         key = tool.shape.hot_key(values)
-        if key is not None and near.current() and _unchanged(tool, values, call, key):
+        if key is not None and _unchanged(tool, values, call, key):
             lane = watch.track.lane if watch is not None else None
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
-            keep_warm(hot, key, Warm(near, generation, tool.resource, tool.policy.cost, track, lane, loop))
+            keep_warm(hot, key, Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop))
     return Answer(value)
 
 

@@ -43,7 +43,7 @@ def test_the_unmutated_cache_passes() -> None:
 
 
 def test_stamp_check_on_read(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(MemoryStore, "_is_current", lambda self, entry: True)
+    monkeypatch.setattr(MemoryStore, "_is_current", lambda self, entry, own_version: True)
     _caught("C0", "C1", "C2", "C3")
 
 
@@ -88,7 +88,7 @@ def test_token_check_at_fill_where_the_entry_gets_the_stamp_of_the_fill(monkeypa
     """A plain fenceless fill: whatever comes is stored as current."""
 
     def accepts(self: MemoryStore, token: memory.Token, now: float) -> bool:
-        token.versions = tuple(record.version for record in token.records)
+        token.base = memory.Snapshot(token.base.records, token.base.epoch)
         return True
 
     monkeypatch.setattr(MemoryStore, "_accepts", accepts)
@@ -98,7 +98,7 @@ def test_token_check_at_fill_where_the_entry_gets_the_stamp_of_the_fill(monkeypa
 def test_window_at_begin(monkeypatch: Patch) -> None:
     def begin(self: MemoryStore, tags: Sequence[tags.Tag], writer: str) -> memory.Window:
         records = self._records_of(tags)
-        window = memory.Window(records, nonce(), writer)
+        window = memory.Window(tags, records, self._fresh(), writer)
         for record in records:
             record.writers[window] = float("inf")
         return window
@@ -108,7 +108,7 @@ def test_window_at_begin(monkeypatch: Patch) -> None:
 
 
 def test_marker_of_the_window(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(MemoryStore, "_is_blocked", lambda self, records, now: False)
+    monkeypatch.setattr(MemoryStore, "_is_blocked", lambda self, token, now: False)
     _caught("C0")
 
 
