@@ -1,0 +1,440 @@
+"""What every framework adapter is thin over: a policy per tool, and tools that come as a name, arguments and a way to run.
+
+A framework knows its tools by name and hands over JSON arguments; there is no function to decorate. Here such a tool
+becomes one, with the decorators everybody uses, so that adapters have no cache of their own: :class:`ToolPolicy` says what
+a tool reads or writes, :class:`Policies` finds the policy of a name, :class:`AdaptedTool` runs one call.
+
+Nothing of any framework belongs here: its messages, errors and hooks are its adapter's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tomllib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from inspect import Parameter, Signature
+from keyword import iskeyword
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from agent_cache.backends.base import Backend
+from agent_cache.decorators import AgentCache, AgentCacheInvalidator
+from agent_cache.errors import ConfigurationError
+from agent_cache.keys import IDENTITY
+from agent_cache.locks import renewed_after_fork
+from agent_cache.model import GLOBAL
+from agent_cache.session import AgentCacheSession
+from agent_cache.tags import Template, quoted
+
+__all__ = [
+    "MISSING",
+    "AdaptedTool",
+    "HeldSessions",
+    "OneCallOnly",
+    "Policies",
+    "Served",
+    "ToolPolicy",
+    "adapted",
+    "prefixed",
+]
+
+T = TypeVar("T")
+Kind = Literal["read", "write", "other"]
+_KINDS = ("read", "write", "other")
+
+
+class _Missing(Enum):
+    """The value of an argument that was not given: not the same as one that was given as None."""
+
+    MISSING = None
+
+
+MISSING = _Missing.MISSING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolPolicy:
+    """How the calls of one tool are treated.
+
+    Attributes:
+        kind: ``"read"``: answered from the cache while that is true; ``"write"``: drops what it makes stale;
+            ``"other"``: neither (but loops are looked for).
+        resource: what it reads or writes, as for :class:`~agent_cache.AgentCache`: a name or a template over the
+            arguments, or several.
+        scope: who may share an answer; None = nobody said so. A tool that is told who is asking needs one.
+        ttl: seconds; None = until invalidated.
+        ignore: arguments left out of the key.
+        poll: the tool is meant to be polled.
+        cost: what one call costs, in a unit of your own.
+        cache_if: a function of the result (as the adapter stores it); what it is false for is not stored.
+        no_effect: of a write: a function of the result that is true where nothing was changed.
+
+    Raises:
+        ConfigurationError: naming the field, the value and the fix.
+    """
+
+    kind: Kind
+    resource: str | tuple[str, ...] = ()
+    scope: str | None = None
+    ttl: float | None = None
+    ignore: tuple[str, ...] = ()
+    poll: bool = False
+    cost: float | None = None
+    cache_if: Callable[[Any], bool] | None = None
+    no_effect: Callable[[Any], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ConfigurationError("kind", self.kind, f"give one of {', '.join(map(repr, _KINDS))}")
+        resources = (self.resource,) if isinstance(self.resource, str) else tuple(self.resource)
+        object.__setattr__(self, "resource", resources)
+        object.__setattr__(self, "ignore", (self.ignore,) if isinstance(self.ignore, str) else tuple(self.ignore))
+        if self.kind != "other" and not resources:
+            raise ConfigurationError("resource", self.resource, f"say what this {self.kind} tool {self.kind}s")
+        if self.kind != "read" and (self.ttl is not None or self.cache_if is not None or self.ignore):
+            raise ConfigurationError("kind", self.kind, "ttl, ignore and cache_if are for kind='read'")
+        if self.kind != "write" and self.no_effect is not None:
+            raise ConfigurationError("no_effect", self.no_effect, "it is for kind='write'")
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return cast("tuple[str, ...]", self.resource)
+
+    @classmethod
+    def of(cls, given: object, where: str) -> ToolPolicy:
+        """A policy as it is, or from a plain mapping such as ``{"kind": "read", "resource": "user:{user_id}"}``.
+
+        Raises:
+            ConfigurationError: an unknown or a wrong field; ``where`` says whose policy it is.
+        """
+        if isinstance(given, ToolPolicy):
+            return given
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(where, given, "give a ToolPolicy or a mapping such as {'kind': 'read', ...}")
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise ConfigurationError(where, dict(given), f"{name!r} is unknown; there are {', '.join(known)}")
+        if "kind" not in given:
+            raise ConfigurationError(where, dict(given), "'kind' is missing: 'read', 'write' or 'other'")
+        try:
+            return cls(**{str(name): _frozen(value) for name, value in given.items()})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}.{error.parameter}", error.value, error.fix) from None
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The policy as plain JSON; functions are left out."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items() if not callable(v)}
+
+
+def _frozen(value: object) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def prefixed(policy: ToolPolicy, *path: str) -> ToolPolicy:
+    """The policy with its resources below ``path``, such as a server's name; ``"*"`` is all of what is there."""
+    head = ":".join(map(quoted, path))
+    return replace(policy, resource=tuple(head if each == "*" else f"{head}:{each}" for each in policy.resources))
+
+
+class Policies:
+    """Policies by tool name; a name may be a pattern (``get_*``). An exact name wins, then the first pattern that fits.
+
+    Args:
+        policies: names to :class:`ToolPolicy` or plain mappings.
+
+    Raises:
+        ConfigurationError: naming the tool and what is wrong.
+    """
+
+    def __init__(self, policies: Mapping[str, ToolPolicy | Mapping[str, Any]] | None = None) -> None:
+        if policies is not None and not isinstance(policies, Mapping):
+            raise ConfigurationError("policies", policies, "give a mapping from tool names to policies")
+        self._by_name = {
+            str(name): ToolPolicy.of(given, f"policies[{name!r}]") for name, given in (policies or {}).items()
+        }
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Policies:
+        """From a file with a table per tool: ``[tools.get_user]``, ``kind = "read"``, ``resource = "user:{id}"``.
+
+        Raises:
+            ConfigurationError: the file cannot be read, is no TOML, or holds something unknown.
+        """
+        try:
+            found = tomllib.loads(Path(path).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError("policies", str(path), f"the file cannot be read: {error}") from None
+        unknown = sorted(found.keys() - {"tools"})
+        if unknown:
+            raise ConfigurationError("policies", str(path), f"{unknown[0]!r} is unknown; write tables [tools.NAME]")
+        return cls(found.get("tools", {}))
+
+    def find(self, name: str) -> ToolPolicy | None:
+        """The policy for a tool of this name, if there is one."""
+        exact = self._by_name.get(name)
+        if exact is not None:
+            return exact
+        return next((policy for pattern, policy in self._by_name.items() if fnmatchcase(name, pattern)), None)
+
+    def check(self, known: Iterable[str]) -> None:
+        """That every policy fits some tool.
+
+        Raises:
+            ConfigurationError: a policy for a tool that is not there, with those that are.
+        """
+        names = sorted(known)
+        for pattern in self._by_name:
+            if not any(fnmatchcase(name, pattern) or name == pattern for name in names):
+                fix = f"there is no such tool; there are {', '.join(names) or 'none'}"
+                raise ConfigurationError("policies", pattern, fix)
+
+    def __iter__(self) -> Any:
+        return iter(self._by_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Generic[T]):
+    """What a call returned. ``executed``: the tool was run for this very call; else the answer was there already."""
+
+    value: T
+    executed: bool
+
+
+class OneCallOnly:
+    """A result that belongs to one call; no codec knows it, so it is neither stored nor shared.
+
+    An adapter returns it from ``run`` around whatever must not be kept (errors that come as values, commands).
+    """
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+
+_run: ContextVar[Callable[[], Any]] = ContextVar("agent_cache_run")
+
+
+class AdaptedTool:
+    """One tool of a framework, ready to be called through the cache; made by :func:`adapted`."""
+
+    def __init__(
+        self, name: str, policy: ToolPolicy, parameters: Sequence[str], identity: str | None, returns: Any
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self._names = tuple(p for p in dict.fromkeys(parameters) if p.isidentifier() and not iskeyword(p))
+        self._returns = returns
+        self._identity = identity
+        self._ready: dict[tuple[int, bool], tuple[Backend | None, Any]] = {}
+        self._decorated(None, is_async=True)  # what is wrong with the policy is said now
+
+    async def __call__(
+        self, arguments: Mapping[str, Any], run: Callable[[], Awaitable[T]], *, backend: Backend | None = None
+    ) -> Served[T]:
+        """Answer a call; ``run`` runs the tool. What ``run`` raises is raised, and an :class:`OneCallOnly` is unpacked.
+
+        Raises:
+            AgentLoopDetectedError: the session's loop policy stopped the call.
+        """
+        executed: list[bool] = []
+
+        async def noted() -> T:
+            executed.append(True)
+            return await run()
+
+        reset = _run.set(noted)
+        try:
+            value = await self._decorated(backend, is_async=True)(**arguments)
+        finally:
+            _run.reset(reset)
+        return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
+
+    def blocking(
+        self, arguments: Mapping[str, Any], run: Callable[[], T], *, backend: Backend | None = None
+    ) -> Served[T]:
+        """The same for code without an event loop; equal calls made at once in several threads run once."""
+        executed: list[bool] = []
+
+        def noted() -> T:
+            executed.append(True)
+            return run()
+
+        reset = _run.set(noted)
+        try:
+            value = self._decorated(backend, is_async=False)(**arguments)
+        finally:
+            _run.reset(reset)
+        return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
+
+    def _decorated(self, backend: Backend | None, *, is_async: bool) -> Any:
+        ready = self._ready.get((id(backend), is_async))
+        if ready is None:
+            function = _async_function() if is_async else _blocking_function()
+            self._dress(function)
+            ready = self._ready[id(backend), is_async] = backend, self._decorator(backend)(function)
+        return ready[1]
+
+    def _dress(self, function: Any) -> None:
+        """A function of this name and these parameters; whose answers are whose is said by ``identity``."""
+        named = [Parameter(name, Parameter.KEYWORD_ONLY, default=MISSING) for name in self._names]
+        rest = Parameter(_free("others", self._names), Parameter.VAR_KEYWORD)
+        function.__name__ = self.name if self.name.isidentifier() and not iskeyword(self.name) else "tool"
+        function.__qualname__ = function.__name__
+        function.__signature__ = Signature([*named, rest], return_annotation=self._returns)
+        function.__annotations__ = {"return": self._returns}
+        setattr(function, IDENTITY, self._identity)
+
+    def _decorator(self, backend: Backend | None) -> Callable[[Any], Any]:
+        policy = self.policy
+        resource = [*policy.resources]
+        if policy.kind == "write":
+            return AgentCacheInvalidator(resource, policy.scope or GLOBAL, no_effect=policy.no_effect, backend=backend)
+        if policy.kind == "other":
+            return lambda function: function
+        return AgentCache(
+            resource,
+            scope=GLOBAL if policy.scope is None else policy.scope,
+            ttl=policy.ttl,
+            maxsize=None,
+            ignore=[name for name in policy.ignore if name in self._names],
+            cache_if=_unpacking(policy.cache_if),
+            poll=policy.poll,
+            cost=policy.cost,
+            backend=backend,
+        )
+
+
+def _unpacking(cache_if: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
+    if cache_if is None:
+        return None
+    wanted = cache_if
+    return lambda value: not isinstance(value, OneCallOnly) and wanted(value)
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _async_function() -> Any:
+    async def tool(**_: Any) -> Any:
+        return await _run.get()()
+
+    return tool
+
+
+def _blocking_function() -> Any:
+    def tool(**_: Any) -> Any:
+        return _run.get()()
+
+    return tool
+
+
+_MOST_KNOWN = 4_096
+_known: OrderedDict[tuple[object, ...], AdaptedTool] = OrderedDict()
+
+
+def adapted(
+    name: str, policy: ToolPolicy, parameters: Iterable[str], identity: str | None, returns: Any = Any
+) -> AdaptedTool:
+    """The tool of this name, policy and identity; the same object again, so adapters may be made anew for every run.
+
+    Args:
+        name: what people and metrics call it.
+        policy: what it reads or writes.
+        parameters: the arguments the model can fill in, by name; those a template uses must be among them.
+        identity: what makes this tool this tool, the same in every process that may share its answers: for example
+            a server's name and the tool's input schema, or a function's module and qualified name. None: this very
+            object's answers are shared with nobody.
+        returns: the type of what ``run`` returns, as for a return annotation; it decides how results are kept.
+
+    Raises:
+        ConfigurationError: a template that names no parameter, or a policy the decorators do not accept.
+    """
+    names = tuple(parameters)
+    for template in policy.resources:
+        Template.parse(template, names)
+    if identity is None:
+        return AdaptedTool(name, policy, names, None, returns)
+    asked = (name, policy, names, identity, returns)
+    try:
+        tool = _known.get(asked)
+    except TypeError:  # a policy with something in it that cannot be hashed
+        return AdaptedTool(name, policy, names, identity, returns)
+    if tool is None:
+        digest = hashlib.blake2b(f"{identity}\0{policy.as_mapping()}".encode("utf-8", "surrogatepass"), digest_size=16)
+        tool = _known[asked] = AdaptedTool(name, policy, names, digest.hexdigest(), returns)
+        if len(_known) > _MOST_KNOWN:
+            _known.popitem(last=False)
+    else:
+        _known.move_to_end(asked)
+    return tool
+
+
+class HeldSessions:
+    """Sessions that live over calls which come one by one, each in a context of its own (a server's clients, the nodes
+    of a graph).
+
+    ``with held.attach("thread-1", identity={...}):`` around each call; :meth:`release` when the run is over. Past
+    ``most`` sessions, the one not used for longest is released.
+
+    Args:
+        most: sessions held open at once.
+        options: for every :class:`~agent_cache.AgentCacheSession`.
+    """
+
+    def __init__(self, most: int = 1_024, **options: Any) -> None:
+        self._most = most
+        self._options = options
+        self._lock = renewed_after_fork(self, "_lock")
+        self._held: OrderedDict[tuple[str, str], AgentCacheSession] = OrderedDict()
+        self._leaving: set[asyncio.Task[None]] = set()
+        AgentCacheSession("checked", **options)  # what is wrong with the options is said now
+
+    def attach(self, session_id: str, identity: Mapping[str, object] | None = None) -> AgentCacheSession:
+        """A block of this session, to be entered around one call; the session goes on after it."""
+        key = session_id, repr(sorted((identity or {}).items(), key=lambda item: item[0]))
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            else:
+                holder = self._held[key] = AgentCacheSession(session_id, identity=identity, **self._options)
+                copy_context().run(holder.__enter__)
+            oldest = self._held.popitem(last=False)[1] if len(self._held) > self._most else None
+        if oldest is not None:
+            self._leave(oldest)
+        return AgentCacheSession(session_id, identity=identity, **self._options)
+
+    def release(self, session_id: str) -> None:
+        """The run is over: its entries are dropped (behind, where an event loop runs), whoever asked in it."""
+        with self._lock:
+            over = [self._held.pop(key) for key in list(self._held) if key[0] == session_id]
+        for holder in over:
+            self._leave(holder)
+
+    def close(self) -> None:
+        """Release all."""
+        with self._lock:
+            over = list(self._held.values())
+            self._held.clear()
+        for holder in over:
+            self._leave(holder)
+
+    def _leave(self, holder: AgentCacheSession) -> None:
+        context = copy_context()
+        if asyncio._get_running_loop() is None:
+            context.run(holder.__exit__, None, None, None)
+            return
+        task = asyncio.get_running_loop().create_task(holder.__aexit__(None, None, None), context=context)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
