@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | soak | mutants | lint | replay | bench-hit | bench-backends | notebook | clean
+#   make demo | test | soak | mutants | lint | replay | bench-hit | bench-backends | bench-loops | notebook | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
 
@@ -18,7 +18,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test soak mutants lint $(LINTS) format replay bench-hit bench-backends notebook clean
+.PHONY: help demo test soak mutants lint $(LINTS) format replay bench-hit bench-backends bench-loops notebook clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -62,6 +62,9 @@ format: $(VENV)/.stamp-lint
 
 replay: $(VENV)/.stamp-rivals
 	$(PY) benchmarks/replay.py $(ARGS)
+
+bench-loops: $(VENV)/.stamp-test
+	$(PY) benchmarks/loops.py $(ARGS)
 
 bench-hit: $(VENV)/.stamp-rivals
 	$(PY) benchmarks/hit.py $(ARGS)

@@ -19,6 +19,7 @@ from agent_cache.errors import (
     UnkeyableArgumentError,
     UnstorableResultError,
 )
+from agent_cache.loops import LoopPolicy
 from agent_cache.model import (
     GLOBAL,
     CacheKey,
@@ -27,9 +28,11 @@ from agent_cache.model import (
     InvalidationEvent,
     LoopEvent,
     Observer,
+    ToolCall,
 )
 from agent_cache.reports import get_metrics, reset_metrics
 from agent_cache.session import AgentCacheSession, no_cache, refresh
+from agent_cache.watched import watched
 
 if TYPE_CHECKING:
     from agent_cache.backends.disk import DiskBackend as DiskBackend
@@ -51,10 +54,12 @@ __all__ = [
     "Explanation",
     "InvalidationEvent",
     "LoopEvent",
+    "LoopPolicy",
     "MemoryBackend",
     "NoEffect",
     "Observer",
     "TieredBackend",
+    "ToolCall",
     "UnkeyableArgumentError",
     "UnstorableResultError",
     "__version__",
@@ -63,6 +68,7 @@ __all__ = [
     "no_cache",
     "refresh",
     "reset_metrics",
+    "watched",
 ]
 
 # Importable from here like the rest, and loaded when first asked for: they need sqlite3 and redis-py. Not in __all__,

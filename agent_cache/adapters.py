@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import tomllib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,19 +19,22 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from fnmatch import fnmatchcase
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, isfunction
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from agent_cache.backends.base import Backend
+from agent_cache.clock import nonce
+from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.errors import ConfigurationError
 from agent_cache.keys import IDENTITY
 from agent_cache.locks import renewed_after_fork
-from agent_cache.model import GLOBAL
+from agent_cache.model import GLOBAL, LoopEvent
 from agent_cache.session import AgentCacheSession
 from agent_cache.tags import Template, quoted
+from agent_cache.watched import watched
 
 __all__ = [
     "MISSING",
@@ -41,7 +45,11 @@ __all__ = [
     "Served",
     "ToolPolicy",
     "adapted",
+    "function_identity",
+    "in_session",
+    "is_decorated",
     "prefixed",
+    "taken_hints",
 ]
 
 T = TypeVar("T")
@@ -53,6 +61,9 @@ class _Missing(Enum):
     """The value of an argument that was not given: not the same as one that was given as None."""
 
     MISSING = None
+
+    def __repr__(self) -> str:
+        return "not given"
 
 
 MISSING = _Missing.MISSING
@@ -212,12 +223,20 @@ class OneCallOnly:
     """A result that belongs to one call; no codec knows it, so it is neither stored nor shared.
 
     An adapter returns it from ``run`` around whatever must not be kept (errors that come as values, commands).
+
+    Args:
+        result: what the caller gets.
+        shown: what the loop detector compares it by, where its repr tells more than how the call turned out.
     """
 
-    __slots__ = ("result",)
+    __slots__ = ("_shown", "result")
 
-    def __init__(self, result: Any) -> None:
+    def __init__(self, result: Any, shown: str | None = None) -> None:
         self.result = result
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return repr(self.result) if self._shown is None else self._shown
 
 
 _run: ContextVar[Callable[[], Any]] = ContextVar("agent_cache_run")
@@ -232,10 +251,11 @@ class AdaptedTool:
         self.name = name
         self.policy = policy
         self._names = tuple(p for p in dict.fromkeys(parameters) if p.isidentifier() and not iskeyword(p))
+        self._known_names = frozenset(self._names)
         self._returns = returns
-        self._identity = identity
-        self._ready: dict[tuple[int, bool], tuple[Backend | None, Any]] = {}
-        self._decorated(None, is_async=True)  # what is wrong with the policy is said now
+        self._identity = nonce().hex() if identity is None else identity  # of its async and its blocking form alike
+        self._ready: dict[tuple[int, bool, bool], tuple[Backend | None, Any]] = {}
+        self._decorated(None, (), is_async=True)  # what is wrong with the policy is said now
 
     async def __call__(
         self, arguments: Mapping[str, Any], run: Callable[[], Awaitable[T]], *, backend: Backend | None = None
@@ -253,7 +273,7 @@ class AdaptedTool:
 
         reset = _run.set(noted)
         try:
-            value = await self._decorated(backend, is_async=True)(**arguments)
+            value = await self._decorated(backend, arguments, is_async=True)(**arguments)
         finally:
             _run.reset(reset)
         return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
@@ -270,26 +290,26 @@ class AdaptedTool:
 
         reset = _run.set(noted)
         try:
-            value = self._decorated(backend, is_async=False)(**arguments)
+            value = self._decorated(backend, arguments, is_async=False)(**arguments)
         finally:
             _run.reset(reset)
         return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
 
-    def _decorated(self, backend: Backend | None, *, is_async: bool) -> Any:
-        ready = self._ready.get((id(backend), is_async))
+    def _decorated(self, backend: Backend | None, arguments: Iterable[str], *, is_async: bool) -> Any:
+        more = not self._known_names.issuperset(arguments)
+        ready = self._ready.get((id(backend), is_async, more))
         if ready is None:
             function = _async_function() if is_async else _blocking_function()
-            self._dress(function)
-            ready = self._ready[id(backend), is_async] = backend, self._decorator(backend)(function)
+            self._dress(function, more=more)
+            ready = self._ready[id(backend), is_async, more] = backend, self._decorator(backend)(function)
         return ready[1]
 
-    def _dress(self, function: Any) -> None:
+    def _dress(self, function: Any, *, more: bool) -> None:
         """A function of this name and these parameters; whose answers are whose is said by ``identity``."""
         named = [Parameter(name, Parameter.KEYWORD_ONLY, default=MISSING) for name in self._names]
-        rest = Parameter(_free("others", self._names), Parameter.VAR_KEYWORD)
-        function.__name__ = self.name if self.name.isidentifier() and not iskeyword(self.name) else "tool"
-        function.__qualname__ = function.__name__
-        function.__signature__ = Signature([*named, rest], return_annotation=self._returns)
+        rest = [Parameter(_free("others", self._names), Parameter.VAR_KEYWORD)] if more else []
+        function.__name__ = function.__qualname__ = self.name
+        function.__signature__ = Signature([*named, *rest], return_annotation=self._returns)
         function.__annotations__ = {"return": self._returns}
         setattr(function, IDENTITY, self._identity)
 
@@ -297,9 +317,10 @@ class AdaptedTool:
         policy = self.policy
         resource = [*policy.resources]
         if policy.kind == "write":
-            return AgentCacheInvalidator(resource, policy.scope or GLOBAL, no_effect=policy.no_effect, backend=backend)
+            no_effect = _unpacking(policy.no_effect)
+            return AgentCacheInvalidator(resource, policy.scope or GLOBAL, no_effect=no_effect, backend=backend)
         if policy.kind == "other":
-            return lambda function: function
+            return watched(poll=policy.poll)
         return AgentCache(
             resource,
             scope=GLOBAL if policy.scope is None else policy.scope,
@@ -313,11 +334,12 @@ class AdaptedTool:
         )
 
 
-def _unpacking(cache_if: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
-    if cache_if is None:
+def _unpacking(asked: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
+    """``cache_if`` and ``no_effect`` are asked about results of the tool, not about ours."""
+    if asked is None:
         return None
-    wanted = cache_if
-    return lambda value: not isinstance(value, OneCallOnly) and wanted(value)
+    predicate = asked
+    return lambda value: not isinstance(value, OneCallOnly) and predicate(value)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
@@ -338,6 +360,48 @@ def _blocking_function() -> Any:
         return _run.get()()
 
     return tool
+
+
+def in_session() -> bool:
+    """Whether the caller is inside an :class:`~agent_cache.AgentCacheSession`."""
+    return current_view().session is not None
+
+
+def taken_hints(*tools: str) -> tuple[LoopEvent, ...]:
+    """What the session of the caller has to say to the model, once: see ``AgentCacheSession.take_hints``.
+
+    With names: about calls of these tools only, so that calls made in parallel do not take each other's.
+    """
+    state = current_view().session
+    if state is None or not state.hints:
+        return ()
+    with state.lock:
+        hints = tuple(event for event in state.hints if not tools or event.tool in tools)
+        for event in hints:
+            state.hints.remove(event)
+    return hints
+
+
+def is_decorated(function: Any) -> bool:
+    """Whether it is a tool of this package already: cached, invalidating or watched. Its calls are seen as they are."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    return code.co_filename.startswith("<agent_cache ") or function.__globals__.get("__name__") == watched.__module__
+
+
+def function_identity(function: Any) -> str | None:
+    """What makes this function this function in every process; None where its name does not say it (closures, bound
+    methods, callable objects, what stands in a script).
+    """
+    if not isfunction(function) or function.__module__ in (None, "__main__") or "<locals>" in function.__qualname__:
+        return None
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    # frameworks leave an object of theirs under the name
+    seen = [found, *(getattr(found, name, None) for name in ("__wrapped__", "func", "coroutine"))]
+    return f"{function.__module__}:{function.__qualname__}" if any(each is function for each in seen) else None
 
 
 _MOST_KNOWN = 4_096

@@ -17,9 +17,9 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_cache.locks import renewed_after_fork
@@ -154,7 +154,7 @@ class _Ticks:
         if self._open_on is not loop:
             self.number += 1
             self._open_on = loop
-            loop.call_soon(self._close, loop)
+            loop.call_soon(self._close, loop, context=Context())  # not the caller's, which holds its session
         return self.number
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -235,20 +235,20 @@ class View:
         if batch.count(first) == size:
             self._counted(first, size)
             return
-        run: Warm = first
-        length = 0
-        for warm in batch:
-            if warm is run:
-                length += 1
-            else:
-                self._counted(run, length)
-                run, length = warm, 1
-        self._counted(run, length)
+        detector = self.detector
+        if detector is not None and self.session is not None:
+            with self.session.lock:
+                detector.saw_all([warm.track for warm in batch if warm.track is not None])
+        for warm, times in Counter(batch).items():
+            self._count_hits(warm, times)
 
     def _counted(self, warm: Warm, times: int) -> None:
         if warm.track is not None and self.session is not None and self.session.detector is not None:
             with self.session.lock:
                 self.session.detector.saw(warm.track, times)
+        self._count_hits(warm, times)
+
+    def _count_hits(self, warm: Warm, times: int) -> None:
         for metrics in self.metrics:
             metrics.add(warm.resource, "hits", times)
             metrics.saved(warm.resource, warm.load_seconds * times, warm.cost * times)

@@ -30,6 +30,7 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
 from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
+from agent_cache.loops import LoopKey, checked_rule
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
 from agent_cache.policy import (
     ReadPolicy,
@@ -102,6 +103,10 @@ class AgentCache:
         cache_if: a function of the result; what it is false for is returned and not stored.
         codec: an object with ``encode(value) -> bytes`` and ``decode(bytes) -> value`` for results.
         poll: the tool is meant to be polled: repeats are allowed ten times longer before they are a loop.
+        max_tool_repeats: how often this very call may be made with an equal outcome; None = the session's.
+        loop_key: what makes two calls of this tool the same call to the loop detector: the names of the parameters that
+            count, or a function of the arguments (a mapping) that returns something hashable. Leave free text such as
+            ``reason`` out.
         cost: what one call costs, in your unit; added up as ``cost_saved``.
 
     The decorated tool also has ``cache_key(...)``, ``invalidate(...)``, ``invalidate_all()``, ``uncached(...)`` and
@@ -131,6 +136,8 @@ class AgentCache:
         cache_if: Callable[[Any], bool] | None = None,
         codec: Codec | None = None,
         poll: bool = False,
+        max_tool_repeats: int | None = None,
+        loop_key: LoopKey | None = None,
         cost: float | None = None,
     ) -> None:
         _check_resource(resource, "AgentCache")
@@ -161,6 +168,7 @@ class AgentCache:
         self._cache_if = cache_if
         self._codec = codec
         self._poll = bool(poll)
+        self._loop = checked_rule(self._poll, max_tool_repeats, loop_key)
         self._cost = float(cost or 0)
 
     @overload
@@ -182,6 +190,7 @@ class AgentCache:
             poll=self._poll,
             cost=self._cost,
             backend=self._backend,
+            loop=self._loop,
         )
         returns = inspect.get_annotations(function).get("return", Any)
         hint = _return_hint(function, returns)
@@ -222,6 +231,8 @@ class AgentCacheInvalidator:
         no_effect: a function of the result; true where the write changed nothing: then nothing is dropped.
             (Or raise :class:`NoEffect` in the tool.)
         backend: as for :class:`AgentCache`.
+        max_tool_repeats: as for :class:`AgentCache`; a repeated write may warn or raise, it is never answered.
+        loop_key: as for :class:`AgentCache`.
 
     Raises:
         TypeError: a non-zero ``skip_args``.
@@ -238,6 +249,8 @@ class AgentCacheInvalidator:
         *,
         no_effect: Callable[[Any], bool] | None = None,
         backend: Backend | None = None,
+        max_tool_repeats: int | None = None,
+        loop_key: LoopKey | None = None,
     ) -> None:
         if skip_args != 0:
             raise TypeError(
@@ -257,6 +270,7 @@ class AgentCacheInvalidator:
             )
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        self._loop = checked_rule(False, max_tool_repeats, loop_key)
         self._clear_all = bool(clear_all)
         self._key_fn = key_fn
         self._no_effect = no_effect
@@ -272,6 +286,7 @@ class AgentCacheInvalidator:
             key_fn=self._key_fn,
             no_effect=self._no_effect,
             backend=self._backend,
+            loop=self._loop,
         )
         is_async = inspect.iscoroutinefunction(function)
         tool = WriteTool(

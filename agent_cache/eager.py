@@ -2,7 +2,7 @@
 
 Python 3.12 and later have eager tasks. For 3.11 they are made here of the same parts: while the first step runs, the
 task it would go on in is the current one, so what a tool keeps of it (a timeout, a task group) stays right. A task
-nobody needed is used again for the next coroutine of the same round of the loop.
+that nobody needed or touched is used again for the next coroutine of the same round of the loop.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any
 
 __all__ = ["started"]
+
+_MAX_SPARE = 8
+_enter: Callable[..., None] = asyncio.tasks._enter_task  # type: ignore[attr-defined,unused-ignore]
+_leave: Callable[..., None] = asyncio.tasks._leave_task  # type: ignore[attr-defined,unused-ignore]
 
 
 class _Carrier(Coroutine[Any, Any, None]):
@@ -23,81 +28,126 @@ class _Carrier(Coroutine[Any, Any, None]):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.is_free = True
-        self._coroutine: Coroutine[Any, Any, None] | None = None
+        """Its own first step has not come yet."""
+        self.coroutine: Coroutine[Any, Any, None] | None = None
         self._context: Context | None = None
         self._pending: Any = None
-        self.task = loop.create_task(self)
+        self._is_awaited = False
+        self.task: Any = loop.create_task(self, context=Context())  # what it carries runs in a context of its own
+        self.task._log_destroy_pending = False  # an idle one is no news
+        self._references = sys.getrefcount(self.task)
+
+    def is_as_new(self) -> bool:
+        """Nobody kept its task, cancelled it or waits for it: the next coroutine may have it."""
+        task = self.task
+        untouched = not (task._must_cancel or task.cancelling() or task._callbacks)
+        del task
+        return (
+            untouched
+            and self.is_free
+            and sys.getrefcount(self.task) == self._references
+            and weakref.getweakrefcount(self.task) == 1  # asyncio.all_tasks()
+        )
 
     def carry(self, coroutine: Coroutine[Any, Any, None], context: Context, pending: Any) -> None:
         """Go on with this, which waits for ``pending``."""
-        self.is_free = False
-        self._coroutine, self._context, self._pending = coroutine, context, pending
+        self.coroutine, self._context, self._pending = coroutine, context, pending
+        # What a task does with a future it is handed, done now: others may await the same one before our step comes.
+        self._is_awaited = bool(getattr(pending, "_asyncio_future_blocking", False))
+        if self._is_awaited:
+            pending._asyncio_future_blocking = False
+        self.task._log_destroy_pending = True
 
     def send(self, value: Any) -> Any:
-        self.is_free = False
-        if self._coroutine is None or self._context is None:
-            raise StopIteration
+        coroutine, context = self._now()
         pending, self._pending = self._pending, None
-        return pending if pending is not None else self._context.run(self._coroutine.send, value)
+        if pending is not None:
+            return self._handed_on(pending)
+        return context.run(coroutine.send, value)
 
-    def throw(self, *error: Any) -> Any:
-        self.is_free = False
-        if self._coroutine is None or self._context is None:
-            raise StopIteration
+    def throw(self, error: Any, *more: Any) -> Any:
+        coroutine, context = self._now()
         pending, self._pending = self._pending, None
-        if pending is not None and pending.cancel():  # cancelled before the task ran: as if it had waited already
-            return pending
-        return self._context.run(self._coroutine.throw, *error)
+        if pending is not None and self._is_awaited:  # cancelled before our step came: as if it had waited already
+            said = getattr(error, "args", ())
+            if pending.cancel(*said[:1]):
+                return self._handed_on(pending)
+        return context.run(coroutine.throw, error, *more)
+
+    def _now(self) -> tuple[Coroutine[Any, Any, None], Context]:
+        """What is carried; ends the task if that is nothing."""
+        self.is_free = False
+        if self.coroutine is None or self._context is None:
+            if self in _spare.carriers:
+                _spare.carriers.remove(self)
+            raise StopIteration
+        return self.coroutine, self._context
+
+    def _handed_on(self, pending: Any) -> Any:
+        if self._is_awaited:
+            pending._asyncio_future_blocking = True
+        return pending
 
     def close(self) -> None:
-        if self._coroutine is not None:
-            self._coroutine.close()
+        if self._context is not None and self.coroutine is not None:
+            self.coroutine.close()
 
     def __await__(self) -> Any:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # what debuggers ask a coroutine for
-
-
-_enter: Callable[..., None] = asyncio.tasks._enter_task  # type: ignore[attr-defined,unused-ignore]
-_leave: Callable[..., None] = asyncio.tasks._leave_task  # type: ignore[attr-defined,unused-ignore]
+        return getattr(self.coroutine, name)  # what debuggers ask a coroutine for
 
 
 class _Spare(threading.local):
-    """The carrier of this thread's loop that waits in vain for its round to end."""
+    """The carriers of this thread's loop that wait in vain for its round to end."""
 
-    carrier: _Carrier | None = None
+    def __init__(self) -> None:
+        self.carriers: list[_Carrier] = []
 
 
 _spare = _Spare()
 
 
+def _carrier(loop: asyncio.AbstractEventLoop) -> _Carrier:
+    while _spare.carriers:
+        carrier = _spare.carriers.pop()
+        if carrier.loop is loop and carrier.is_as_new():
+            return carrier
+    return _Carrier(loop)
+
+
 def _started(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
-    carrier, _spare.carrier = _spare.carrier, None
-    if carrier is None or not carrier.is_free or carrier.loop is not loop or carrier.task.cancelling():
-        carrier = _Carrier(loop)
+    carrier = _carrier(loop)
+    carrier.coroutine = coroutine
     context, caller = copy_context(), asyncio.current_task(loop)
     if caller is not None:
         _leave(loop, caller)
     _enter(loop, carrier.task)
     try:
         pending = context.run(coroutine.send, None)
-    except StopIteration:
-        _spare.carrier = carrier
-        return None
+    except BaseException as end:
+        carrier.coroutine = None
+        if len(_spare.carriers) < _MAX_SPARE:
+            _spare.carriers.append(carrier)
+        if isinstance(end, StopIteration):
+            return None
+        raise
     finally:
         _leave(loop, carrier.task)
         if caller is not None:
             _enter(loop, caller)
+    if not carrier.is_free:  # the loop was run inside the first step, and has used the carrier up
+        carrier = _Carrier(loop)
     carrier.carry(coroutine, context, pending)
-    return carrier.task
+    task: asyncio.Task[None] = carrier.task
+    return task
 
 
 if sys.version_info >= (3, 12):
 
     def started(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
-        """The task in which ``coroutine`` goes on after its first step, taken on return; it may have ended.
+        """The task in which ``coroutine`` goes on after its first step, taken on return; None if it has ended.
 
         To be called on the running ``loop``. The coroutine runs in a copy of the caller's context.
         """

@@ -45,7 +45,7 @@ GLOBAL: str = _Undeclared("global")
 """The default scope: acts and prints as ``"global"``; ``scope is GLOBAL`` tells that nobody declared it."""
 
 Outcome = Literal["hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked"]
-LoopKind = Literal["repeat", "alternation", "cycle", "depth"]
+LoopKind = Literal["repeat", "alternation", "cycle", "error", "no_progress", "depth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +98,25 @@ class InvalidationEvent:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as evidence: tool, arguments as short text, the step at which it was made."""
+    """A call as evidence: tool, arguments as short text, the step at which it was made, its outcome as short text.
+
+    ``outcome`` is what the call has led to all along; None where it is not known, or too large to be kept.
+    """
 
     tool: str
     arguments: Mapping[str, str]
     step: int
+    outcome: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoopEvent:
     """A loop or a used-up budget, found before ``tool`` ran again.
 
-    ``kind``: ``repeat`` (one call), ``alternation`` (two in turn), ``cycle`` (period 3 to 5), ``depth`` (budget).
-    ``count`` equal calls, whole cycles, or steps. ``calls`` oldest first. ``hint`` is fit to show to the model.
+    ``kind``: ``repeat`` (one call), ``alternation`` (two in turn), ``cycle`` (period 3 to 5), ``error`` (one tool, the same
+    error, changing arguments), ``no_progress`` (only known calls with known outcomes), ``depth`` (the budget: not a loop).
+    ``count``: equal calls, whole cycles, failures, idle calls, or steps. ``calls``: the last dozen at most, oldest first.
+    ``first_step`` and ``last_step`` are numbers of calls in this turn, from 1. ``hint`` is fit to show to the model.
     """
 
     tool: str
@@ -123,6 +129,11 @@ class LoopEvent:
     last_step: int
     hint: str
     session_id: str | None = None
+
+    @property
+    def evidence(self) -> tuple[ToolCall, ...]:
+        """The calls that led here, as on the error."""
+        return self.calls
 
 
 Event = CallEvent | InvalidationEvent | LoopEvent

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
 from agent_cache.locks import renewed_after_fork
+from agent_cache.loops import ToolRule
 from agent_cache.model import KeyFn
 from agent_cache.tags import Path, Template
 
@@ -41,6 +42,7 @@ class ReadPolicy:
     poll: bool
     cost: float
     backend: Backend | None
+    loop: ToolRule
     fixed_paths: tuple[Path, ...] | None = field(init=False, repr=False, compare=False)
     """What every call reads, where no resource has a placeholder."""
 
@@ -65,6 +67,7 @@ class WritePolicy:
     key_fn: KeyFn | None
     no_effect: Callable[[Any], bool] | None
     backend: Backend | None
+    loop: ToolRule
 
     @property
     def resource(self) -> str:

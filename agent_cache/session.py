@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
 from types import MappingProxyType, TracebackType
@@ -17,9 +17,11 @@ from typing import Any
 from agent_cache.backends.base import Backend
 from agent_cache.canonical import encoded
 from agent_cache.context import SessionState, View, view_var
+from agent_cache.engine.guard import failure, observed, returned
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
 from agent_cache.locks import renewed_after_fork
-from agent_cache.loops import LoopPolicy, OnLoop, checked_on_loop
+from agent_cache.loops import LoopKey, LoopPolicy, OnLoop, checked_on_loop, checked_rule
+from agent_cache.model import LoopEvent
 from agent_cache.notices import log
 
 __all__ = ["AgentCacheSession", "no_cache", "refresh"]
@@ -45,16 +47,18 @@ class AgentCacheSession:
 
     Args:
         session_id: a name for the run; a random one if None.
-        loop_detection: watch for repeats, alternation, cycles, and the depth budget.
+        loop_detection: watch for repeats, cycles, equal failures, standstill, and the depth budget; see ``docs/loops.md``.
         max_tool_repeats: equal calls with an equal outcome that pass; the next one is a loop.
         max_execution_depth: calls one turn may make; see :meth:`new_turn`.
         on_loop: ``"raise"`` (:class:`AgentLoopDetectedError`), ``"warn"`` (log and go on), ``"short_circuit"`` (a read
-            returns that call's last result without running; raises if there is none), ``"staged"`` (warn, then
+            returns that call's last result without running; raises if there is none), ``"staged"`` (a hint, then
             short-circuit, then raise), or a function of the :class:`LoopEvent` that may raise or return one of those.
+            Hints are for the model: see :meth:`take_hints`.
         identity: who is asking, as a mapping from the widest field to the narrowest, such as
             ``{"tenant": "acme", "user": "u1"}``. A scope names one of its fields and includes those before it.
         backend: for tools that name none.
         keep: leave session-scoped entries in the backend for the next block with this ``session_id``.
+        loop_policy: all thresholds in one :class:`LoopPolicy`, instead of ``max_tool_repeats`` and ``max_execution_depth``.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
@@ -71,6 +75,7 @@ class AgentCacheSession:
         identity: Mapping[str, object] | None = None,
         backend: Backend | None = None,
         keep: bool = False,
+        loop_policy: LoopPolicy | None = None,
     ) -> None:
         if session_id is not None and (not isinstance(session_id, str) or not session_id):
             raise ConfigurationError("session_id", session_id, "give a text, or None for a random one")
@@ -82,7 +87,7 @@ class AgentCacheSession:
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
         self.session_id = session_id if session_id is not None else uuid.uuid4().hex
-        self._policy = LoopPolicy(max_tool_repeats, max_execution_depth)
+        self._policy = _policy(loop_policy, max_tool_repeats, max_execution_depth)
         self._detects = bool(loop_detection)
         self._on_loop: OnLoop = checked_on_loop(on_loop)
         self._own_identity = None if identity is None else MappingProxyType(dict(identity))
@@ -107,6 +112,55 @@ class AgentCacheSession:
             self._view.drain()
             state.new_turn()
             self._view.make_room()
+
+    def observe(
+        self,
+        tool: str,
+        args: object = None,
+        result: object = None,
+        *,
+        error: BaseException | str | None = None,
+        write: bool = False,
+        poll: bool = False,
+        max_tool_repeats: int | None = None,
+        loop_key: LoopKey | None = None,
+        batch: Hashable = None,
+    ) -> LoopEvent | None:
+        """Tell the loop detector of a call that went past the cache, after it was made. Decorated tools tell it themselves.
+
+        Args:
+            tool: the tool's name.
+            args: its arguments: a mapping, or the JSON text of one.
+            result: what it returned. A text that begins with "error", or a mapping that says ``is_error``, is a failure.
+            error: what it raised, or the text of its failure.
+            write: it changed something: what others answer from now on may be new.
+            poll: as on :class:`AgentCache`; so are ``max_tool_repeats`` and ``loop_key``.
+            batch: anything hashable that tells one turn of the model from the next, such as its message's id: equal calls
+                of one batch were made at once and are one.
+
+        Returns:
+            The event where the call was a loop and ``on_loop`` lets it pass; its ``hint`` is fit to show to the model.
+
+        Raises:
+            AgentLoopDetectedError: the call was a loop, or the budget is used up, by ``on_loop``; see the class.
+            ConfigurationError: the session is not open, or a parameter is wrong.
+        """
+        self._state()
+        assert self._view is not None  # noqa: S101 - there is no state without one
+        rule = checked_rule(bool(poll), max_tool_repeats, loop_key)
+        outcome = returned(result, write=bool(write)) if error is None else failure(error, write=bool(write))
+        return observed(self._view, tool, args, outcome, rule, batch)
+
+    def take_hints(self) -> tuple[LoopEvent, ...]:
+        """The loops found since the last time that were let pass or answered from memory: show their ``hint`` to the model.
+
+        The integrations put them beside the result. At most the last 16; a new turn forgets them.
+        """
+        state = self._state()
+        with state.lock:
+            hints = tuple(state.hints)
+            state.hints.clear()
+        return hints
 
     def get_metrics(self) -> dict[str, Any]:
         """The counters of :func:`agent_cache.get_metrics`, for this session only; entries and bytes: its own."""
@@ -197,6 +251,17 @@ class AgentCacheSession:
                 backend.sync.drop_chain(self._state().chain)
             except Exception as failure:  # noqa: BLE001 - as above
                 self._failed(failure)
+
+
+def _policy(policy: LoopPolicy | None, max_tool_repeats: int, max_execution_depth: int) -> LoopPolicy:
+    mapped = LoopPolicy(max_tool_repeats, max_execution_depth)
+    if policy is None:
+        return mapped
+    if not isinstance(policy, LoopPolicy):
+        raise ConfigurationError("loop_policy", policy, "give a LoopPolicy(...)")
+    if mapped != LoopPolicy():
+        raise ConfigurationError("loop_policy", policy, "put max_tool_repeats and max_execution_depth into it")
+    return policy
 
 
 def _who(identity: Mapping[str, object]) -> str:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
@@ -59,8 +61,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 _FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 _BUCKETS = 65_536
-_MAX_KNOWN = 8_192
-_known_reads: dict[tuple[tuple[Path, ...], str, Chain], SharedTags] = {}
+_RECENT = 512
+_known_reads: weakref.WeakValueDictionary[tuple[tuple[Path, ...], str, Chain], SharedTags] = (
+    weakref.WeakValueDictionary()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +265,11 @@ class SharedTags:
         self.chains = chains
 
 
-class CallTags(tuple[Tag, ...]):
+_recent_reads: deque[SharedTags] = deque(maxlen=_RECENT)
+"""Kept for a while though no entry in memory depends on them: a backend elsewhere keeps its entries elsewhere."""
+
+
+class CallTags(tuple[Tag, ...]):  # noqa: SLOT001 - a tuple cannot have slots of its own
     """All tags of one call: those it shares with others first, its own last.
 
     A backend may tell them apart: a call's own tags are moved only by hand, so most of them never are.
@@ -272,16 +280,15 @@ class CallTags(tuple[Tag, ...]):
 
 
 def shared_tags(paths: Sequence[Path], group: str, chain: Chain) -> SharedTags:
-    """What the calls of the tool ``group`` that read ``paths`` share. The same object again while it is remembered."""
+    """What the calls of the tool ``group`` that read ``paths`` share. The same object again while anything depends on it."""
     asked = tuple(paths), group, chain
     known = _known_reads.get(asked)
     if known is not None:
         return known
     own = (f"#{group}", "")
     tags = tuple(tag for tag in read_tags((*asked[0], own), chain) if tag[2] != own)
-    if len(_known_reads) >= _MAX_KNOWN:
-        _known_reads.clear()
     made = _known_reads[asked] = SharedTags(tags, read_chains(chain))
+    _recent_reads.append(made)
     return made
 
 
@@ -296,7 +303,7 @@ def call_tags(shared: SharedTags, path: Path) -> CallTags:
 
 def is_call_tag(tag: Tag) -> bool:
     """Whether this tag stands for one call of one tool (or for the few that share its bucket)."""
-    return type(tag) is tuple and len(tag[2]) == 2 and tag[2][0][:1] == "#"
+    return type(tag) is tuple and tag[0] == "any" and len(tag[2]) == 2 and tag[2][0][:1] == "#"
 
 
 def write_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:

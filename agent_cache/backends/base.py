@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from agent_cache.clock import Clock
 from agent_cache.codecs import Stored, ToolCodec
@@ -244,6 +244,18 @@ class Leading(Protocol):
     def abandon(self, window: Window) -> None:
         """Close the window of a write that was torn away (its loop was closed), as of unknown outcome. Does not wait."""
         ...
+
+
+_leading: dict[type, bool] = {}
+
+
+def is_leading(backend: Backend) -> TypeGuard[Leading]:
+    """Whether it is a :class:`Leading` one; asked on every miss, so the answer is kept by class."""
+    kind = type(backend)
+    known = _leading.get(kind)
+    if known is None:
+        known = _leading[kind] = not backend.in_process and isinstance(backend, Leading)
+    return known
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from typing import Any, cast
 from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
-from agent_cache.backends.eviction import Clock
+from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
 from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
@@ -33,7 +33,6 @@ __all__ = ["MemoryBackend", "MemoryStore"]
 _OVERHEAD = 400  # bytes an entry costs beside its value: measured with tracemalloc, rounded up
 _FOREVER = float("inf")
 _KEY_VALUE = "key-value"
-_MAX_SNAPSHOTS = 8_192
 _MAX_OWN = 65_536
 
 
@@ -66,9 +65,10 @@ class TagRecord:
 class Snapshot:
     """The versions and fences of some tags at one moment; entries loaded under it share it. Equal when all of them are."""
 
-    __slots__ = ("_hash", "epoch", "fences", "records", "seen", "unfenced", "versions")
+    __slots__ = ("__weakref__", "_hash", "epoch", "fences", "records", "seen", "tags", "unfenced", "versions")
 
-    def __init__(self, records: tuple[TagRecord, ...], epoch: bytes) -> None:
+    def __init__(self, records: tuple[TagRecord, ...], epoch: bytes, tags: SharedTags | None = None) -> None:
+        self.tags = tags  # alive as long as this is
         self.records = records
         self.versions = tuple([r.version for r in records])
         self.fences = tuple([r.fence for r in records])
@@ -121,6 +121,9 @@ class Entry:
         return self.stored.size + _OVERHEAD
 
 
+Stamp = tuple[tuple[int, ...], tuple[TagRecord, ...], int]
+
+
 class Token:
     """What a load began under: a snapshot of the tags it shares with others, and the state of its own.
 
@@ -137,9 +140,9 @@ class Token:
         self.since = since
 
     @property
-    def stamp(self) -> tuple[Snapshot, int]:
+    def stamp(self) -> Stamp:
         """The versions, with the records: while somebody holds it to compare, they must not be minted anew."""
-        return self.base, self.own_version
+        return self.base.versions, self.base.records, self.own_version
 
     def __hash__(self) -> int:
         return hash(self.base)
@@ -197,7 +200,9 @@ class MemoryStore:
         settle: float,
         write_lease: float | None,
         clock: ClockFunction,
+        eviction: EvictionChoice = "adaptive",
     ) -> None:
+        self.eviction: EvictionChoice = eviction
         self.max_size = checked_maxsize(max_size, "max_size")
         self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
         self.default_ttl = seconds(default_ttl, "default_ttl")
@@ -216,11 +221,11 @@ class MemoryStore:
         self._records: weakref.WeakValueDictionary[Tag, TagRecord] = weakref.WeakValueDictionary()
         self._own: dict[Tag, TagRecord] = {}  # of calls' own tags: only those that were ever moved
         self._floor = 0  # the version and fence of an own tag without a record
-        self._snapshots: dict[SharedTags, Snapshot] = {}
+        self._snapshots: weakref.WeakValueDictionary[SharedTags, Snapshot] = weakref.WeakValueDictionary()
         self._settling: list[tuple[float, tuple[TagRecord, ...]]] = []
         self._entries: dict[bytes | str, Entry] = {}
-        self._ring: Clock[Entry] = Clock(self.max_size)
-        self._groups: dict[str, Clock[Entry]] = {}
+        self._ring: EvictionPolicy[Entry] = eviction_policy(self.eviction, self.max_size)
+        self._groups: dict[str, EvictionPolicy[Entry]] = {}
         self._chains: dict[Chain, Members] = {}
         self._bytes = 0
         self._evictions = 0
@@ -233,6 +238,7 @@ class MemoryStore:
         """A current entry, or the token to load under, or word that a write is running."""
         now = self.clock()
         with self._lock:
+            generation = self.generation
             entry = self._entries.get(key) if key is not None else None
             why, dropped_by = "absent", None
             if entry is not None:
@@ -249,8 +255,8 @@ class MemoryStore:
                         None if entry.deadline == _FOREVER else entry.deadline - now,
                         entry.load_seconds,
                         entry,
-                        (entry.base, own_version),
-                        generation=self.generation,
+                        (entry.base.versions, entry.base.records, own_version),
+                        generation=generation,
                     )
             token = self._token(tags)
             if self._is_blocked(token, now):
@@ -341,23 +347,25 @@ class MemoryStore:
         return own_version <= entry.since and self._holds(entry.base)
 
     def _holds(self, base: Snapshot) -> bool:
-        if base.seen is self.generation:
+        generation = self.generation  # before anything is compared: a collected coroutine may move tags in between
+        if base.seen is generation:
             return True
         for record, version in zip(base.records, base.versions, strict=True):
             if record.version is not version:
                 return False
         if base.epoch is not self._epoch:
             return False
-        base.seen = self.generation
+        base.seen = generation
         return True
 
     def _is_unfenced(self, base: Snapshot) -> bool:
         """Whether no fence has moved: a write without effect restores versions, fences never go back."""
-        if base.unfenced is self.generation:
+        generation = self.generation  # as in _holds
+        if base.unfenced is generation:
             return True
         if any(record.fence is not fence for record, fence in zip(base.records, base.fences, strict=True)):
             return False
-        base.unfenced = self.generation
+        base.unfenced = generation
         return True
 
     def _accepts(self, token: Token, now: float) -> bool:
@@ -396,9 +404,7 @@ class MemoryStore:
         shared = tags.shared
         base = self._snapshots.get(shared)
         if base is None or not (self._holds(base) and self._is_unfenced(base)):
-            if len(self._snapshots) >= _MAX_SNAPSHOTS:
-                self._snapshots.clear()
-            base = self._snapshots[shared] = Snapshot(self._records_of(shared.tags), self._epoch)
+            base = self._snapshots[shared] = Snapshot(self._records_of(shared.tags), self._epoch, shared)
         return Token(base, tags.own, *self._own_state(tags), self._last)
 
     def _own_state(self, tags: Sequence[Tag]) -> tuple[int, int]:
@@ -424,14 +430,14 @@ class MemoryStore:
 
     def _written(self, tags: Sequence[Tag]) -> tuple[TagRecord, ...]:
         """The records of tags that are about to move. Those of calls' own tags are kept from now on."""
+        if len(self._own) >= _MAX_OWN:  # before ours are in it: what is about to move must not be forgotten
+            self._raise_floor()
         for tag in tags:
             if is_call_tag(tag) and tag not in self._own:
                 record = self._records.get(tag)
                 if record is None:
                     record = self._records[tag] = TagRecord(self._floor)
                 self._own[tag] = record
-        if len(self._own) > _MAX_OWN:
-            self._raise_floor()
         return self._records_of(tags)
 
     def _raise_floor(self) -> None:
@@ -462,6 +468,7 @@ class MemoryStore:
         """Take an entry in and make room; False if it alone is larger than all there is."""
         old = self._entries.get(entry.key)
         if old is not None:
+            entry.visited = old.visited  # what was asked for often is no newcomer because it was written
             self._remove(old)
         if self.max_bytes is not None and entry.size > self.max_bytes:
             return False
@@ -475,20 +482,22 @@ class MemoryStore:
         if maxsize is not None:
             group = self._groups.get(entry.group)
             if group is None:
-                group = self._groups[entry.group] = Clock(maxsize)
+                # A session's own answers are asked for again soon or not at all: recency is all there is to know.
+                choice = "clock" if entry.chain[:1] == ("session",) else self.eviction
+                group = self._groups[entry.group] = eviction_policy(choice, maxsize)
             self._evict(group.add(entry), group)
         self._evict(self._ring.add(entry), self._ring)
         while self.max_bytes is not None and self._bytes > self.max_bytes:
             self._evict(self._ring.evict(), self._ring)
         return True
 
-    def _evict(self, victim: Entry | None, by: Clock[Entry]) -> None:
+    def _evict(self, victim: Entry | None, by: EvictionPolicy[Entry]) -> None:
         if victim is not None:
             self._evictions += 1
             evictions_ever[0] += 1
             self._remove(victim, out_of=by)
 
-    def _remove(self, entry: Entry, out_of: Clock[Entry] | None = None) -> None:
+    def _remove(self, entry: Entry, out_of: EvictionPolicy[Entry] | None = None) -> None:
         """Take an entry out of everything but the ring it already left."""
         entry.dead = True
         entry.deadline = -_FOREVER
@@ -610,20 +619,23 @@ class MemoryBackend:
     """A bounded cache in this process.
 
     Args:
-        max_size: entries at most, over all tools; ``None`` = no limit. Room is made by CLOCK.
+        max_size: entries at most, over all tools; ``None`` = no limit.
         max_bytes: bytes at most, values and overhead as estimated; ``None`` = no limit.
         default_ttl: seconds for key-value entries without a ttl of their own.
         settle: seconds for which a resource is not cached after a write whose outcome is unknown
             (it raised, timed out or was cancelled): it may still land.
         write_lease: seconds for which a running write keeps others from storing what they load. After that
             they may, until the write ends: then all of it is dropped. None = for as long as it runs.
+        eviction: which entry makes room: ``"adaptive"`` (the default; it holds against scans and loops and keeps what
+            sessions ask for again), ``"clock"``, ``"s3fifo"`` or a function that makes an
+            :class:`~agent_cache.backends.eviction.EvictionPolicy` from a limit. What is bound to a session uses CLOCK.
         clock: seconds as a float, never going back.
 
     Usable from several event loops and threads at once; after a fork the child starts empty.
     By itself it is a key-value cache: ``await backend.set("k", v, ttl=60)``, ``backend.sync.get("k")``.
 
     Raises:
-        ConfigurationError: a limit or duration that is not positive.
+        ConfigurationError: a limit or duration that is not positive, an unknown ``eviction``.
     """
 
     in_process = True
@@ -636,9 +648,10 @@ class MemoryBackend:
         default_ttl: float | None = None,
         settle: float = 5.0,
         write_lease: float | None = 30.0,
+        eviction: EvictionChoice = "adaptive",
         clock: ClockFunction = monotonic,
     ) -> None:
-        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, write_lease, clock)
+        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, write_lease, clock, eviction)
 
     @property
     def sync(self) -> MemoryStore:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_cache.backends.base import Backend
+from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.effects import Down
+from agent_cache.errors import UnstorableResultError
+from agent_cache.flight import Landed
 
-__all__ = ["Answer", "backend_answered", "backend_failed"]
+__all__ = ["Answer", "backend_answered", "backend_failed", "own", "shared"]
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +22,23 @@ class Answer:
 
     value: Any = None
     error: BaseException | None = None
+
+
+def shared(landed: Landed) -> Answer | None:
+    """A joiner's own value, the load's error, or None where the value cannot be copied."""
+    if landed.error is not None:
+        return Answer(error=landed.error.with_traceback(landed.trace))
+    return own(landed.stored)
+
+
+def own(stored: Stored | None) -> Answer | None:
+    """A copy for one caller; None where there is nothing to copy or it cannot be read."""
+    if stored is None:
+        return None
+    try:
+        return Answer(stored.fresh())
+    except UnstorableResultError:
+        return None
 
 
 def backend_failed(view: View, resource: str, backend: Backend, down: Down) -> None:

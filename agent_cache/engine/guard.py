@@ -43,6 +43,7 @@ _MAX_ERROR = 500
 _MAX_REPR = 10_000
 _MAX_SAMPLE = 16_384  # bytes of a stored result that is kept to be masked and shown
 _MAX_WORDS = 500  # characters of a text whose order of words is looked at
+_MAX_PARTS = 64  # of the arguments in which such texts are looked for
 _AGENTS = 16  # that make the same call side by side in one session
 _AT_ONCE = 0.002  # seconds; no model reads an answer and asks again in less
 _PLAIN, _POLL = ToolRule(), ToolRule(poll=True)
@@ -368,15 +369,31 @@ def _named(arguments: object) -> Mapping[str, Any]:
 
 def _kinship(arguments: Mapping[str, Any]) -> Hashable:
     """Equal for calls that differ only in the order, case or spacing of a text's words; None where there is no such text."""
-    akin = False
-    parts: list[tuple[str, str]] = []
-    for name, value in arguments.items():
-        if type(value) is str and len(value) <= _MAX_WORDS and len(words := value.lower().split()) > 1:
-            akin = True
-            parts.append((name, " ".join(sorted(words))))
-        else:
-            parts.append((name, _text(value)))
-    return tuple(parts) if akin else None
+    found: list[str] = []
+    akin = _spread(arguments, found)
+    return tuple(found) if akin and len(found) <= _MAX_PARTS else None
+
+
+def _spread(value: Any, into: list[str]) -> bool:
+    """The parts of a value, texts with their words in order; whether there was a text of several words."""
+    if len(into) > _MAX_PARTS:
+        return False
+    if isinstance(value, Mapping):
+        akin = False
+        for name in sorted(value, key=str):
+            into.append(f"{name!s}:")
+            akin |= _spread(value[name], into)
+        return akin
+    if isinstance(value, (list, tuple)):
+        into.append("[")
+        each = [_spread(item, into) for item in value]
+        into.append("]")
+        return any(each)
+    if type(value) is str and len(value) <= _MAX_WORDS and len(words := value.lower().split()) > 1:
+        into.append(" ".join(sorted(words)))
+        return True
+    into.append(_text(value, quoted=True))
+    return False
 
 
 def outcome_of(landed: Landed, *, write: bool = False) -> Outcome:

@@ -14,11 +14,13 @@ from typing import Any
 from agent_cache.backends.base import Backend
 from agent_cache.config import settings
 from agent_cache.context import UnderWay, View
-from agent_cache.engine.answers import Answer
+from agent_cache.engine.answers import Answer, shared
 from agent_cache.engine.effects import join
+from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
-from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import TaskFlight
+
+Loads = dict[Any, UnderWay]
 
 __all__ = ["Announcement", "announce", "joined"]
 
@@ -26,44 +28,56 @@ __all__ = ["Announcement", "announce", "joined"]
 class Announcement:
     """Lets others of this view join a load, once it turns out to take time."""
 
-    __slots__ = ("_generation", "_home", "_tool", "_values", "_view")
+    __slots__ = ("_generation", "_home", "_loads", "_tool", "_values")
 
-    def __init__(self, tool: ReadTool, view: View, values: tuple[Any, ...], home: Any) -> None:
+    def __init__(self, tool: ReadTool, values: tuple[Any, ...], home: Any, loads: Loads) -> None:
         self._tool = tool
-        self._view = view
         self._values = values
         self._home = home
+        self._loads = loads
         self._generation: object = home.generation  # before the token is made
 
     def __call__(self, flight: TaskFlight) -> None:
         key = self._tool.shape.hot_key(self._values)
         if key is None or self._generation is not self._home.generation:
             return
-        view = self._view
-        view.loads[key] = UnderWay(flight, self._generation, self._home)
-        flight.on_landing(lambda: view.loads.pop(key, None))
+        under_way = self._loads[key] = UnderWay(flight, self._generation, self._home)
+        flight.on_landing(lambda: _forget(self._loads, key, under_way))
 
 
-def announce(tool: ReadTool, view: View, values: tuple[Any, ...], backend: Backend) -> Announcement | None:
-    """To be asked for before the backend is; None where nobody may join this way."""
-    if view.mode != "normal" or not backend.in_process:
+def _forget(loads: Loads, key: object, under_way: UnderWay) -> None:
+    if loads.get(key) is under_way:
+        del loads[key]
+
+
+def announce(
+    tool: ReadTool, view: View, values: tuple[Any, ...], backend: Backend, loads: Loads
+) -> Announcement | None:
+    """To be asked for before the backend is; None where nobody may join this way.
+
+    ``loads`` is the view's table as it was when the call began: after a change of the configuration it has another.
+    A call with an argument that can be changed while it runs is not announced: its key would be of later.
+    """
+    if view.mode != "normal" or not backend.in_process or not tool.shape.has_only_atoms(values):
         return None
-    return Announcement(tool, view, values, backend.sync)
+    return Announcement(tool, values, backend.sync, loads)
 
 
 async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer | None:
     """What a load under way in this view returned; None if there is none to join, or it is not for this caller."""
-    key = tool.shape.hot_key(values)
-    under_way = view.loads.get(key) if key is not None and not settings.notices.observers else None
+    if OUTBOX or settings.notices.observers:  # a backend that is owed an invalidation does not know what was written
+        return None
+    loads, key = view.loads, tool.shape.hot_key(values)
+    under_way = loads.get(key) if key is not None else None
     if under_way is None or under_way.generation is not under_way.home.generation:
         return None
     landed = await join(under_way.flight)
-    if landed is None or landed.is_abandoned:
+    if landed is None:
         return None
-    view.count(tool.resource, "coalesced")
-    if landed.error is not None:
-        return Answer(error=landed.error.with_traceback(landed.trace))
-    try:
-        return Answer(landed.stored.fresh()) if landed.stored is not None else None
-    except UnstorableResultError:
+    if landed.is_abandoned:
+        _forget(loads, key, under_way)
         return None
+    answer = shared(landed)
+    if answer is not None:
+        view.count(tool.resource, "coalesced")
+    return answer

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, NewEntry, Taken, Token
+from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, NewEntry, Taken, Token, is_leading
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import backend_failed
@@ -38,7 +38,7 @@ def load_line(
 
     Where other processes share the backend, one of them runs it and the others wait for what it stores.
     """
-    if call is not None and token is not None and not call.backend.in_process and isinstance(call.backend, Leading):
+    if call is not None and token is not None and is_leading(call.backend):
         return _led_load(tool, view, values, call, call.backend, token)
     return _load(tool, view, values, call, token, None)
 

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from agent_cache.backends.base import Backend, Leading
+from agent_cache.backends.base import Backend, is_leading
 from agent_cache.locks import renewed_after_fork
 from agent_cache.tags import Tag
 
@@ -46,13 +46,16 @@ class Outbox:
         forget = getattr(backend, "forget", None)
         if forget is not None:  # what a near tier holds must not be served meanwhile
             forget(tags, "a write")
+        cool = getattr(backend.sync, "cool", None) if backend.in_process else None
+        if cool is not None:  # nor what was found to be current before
+            cool()
         if self.has_courier(backend):
             self._send_courier()
 
     @staticmethod
     def has_courier(backend: Backend) -> bool:
         """Whether what this backend is owed is delivered by our thread, and not by whoever reads next."""
-        return not backend.in_process and isinstance(backend, Leading)
+        return is_leading(backend)
 
     def owed_to(self, backend: Backend) -> dict[Tag, object]:
         """The tags a backend is owed, each with the debt that :meth:`delivered` settles."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
-from agent_cache.codecs import Stored
 from agent_cache.config import settings
-from agent_cache.context import View, Warm, keep_warm
-from agent_cache.engine.answers import Answer, backend_answered, backend_failed
+from agent_cache.context import UnderWay, View, Warm, keep_warm
+from agent_cache.engine.answers import Answer, backend_answered, backend_failed, own, shared
 from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
@@ -25,7 +24,7 @@ from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.tools import ReadTool
-from agent_cache.errors import AgentLoopDetectedError, BackendError, UnstorableResultError
+from agent_cache.errors import AgentLoopDetectedError, BackendError
 from agent_cache.flight import Flight, Landed
 from agent_cache.model import CallEvent, Outcome
 from agent_cache.tags import call_path, spell
@@ -58,14 +57,19 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     if len(view.log) >= view.room:
         view.drain()
         view.make_room()
-    hot = view.hot
+    hot, loads = view.hot, view.loads
     call = prepare_read(tool, view, values)
     watch = None
     if view.detector is not None:
         key = call.digest if isinstance(call, ReadCall) else call.key and bytes.fromhex(call.key.digest)
         arguments = tool.shape.arguments(values)
         watch = enter(
-            view, tool.name, key or key_of(tool.name, tool.identity, arguments), arguments, poll=tool.policy.poll
+            view,
+            tool.name,
+            key or key_of(tool.name, tool.identity, arguments),
+            arguments,
+            poll=tool.policy.poll,
+            rule=tool.policy.loop,
         )
     try:
         if watch is not None and watch.event is not None:
@@ -73,7 +77,7 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             if stopped is not None:
                 return stopped
         if isinstance(call, ReadCall):
-            answer, report = yield from _cached(tool, view, values, call, watch, hot)
+            answer, report = yield from _cached(tool, view, values, call, watch, hot, loads)
         else:
             answer, report = yield from _uncached(tool, view, values, call, watch)
         if settings.notices.observers:
@@ -89,7 +93,9 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     event = watch.event
     assert event is not None  # noqa: S101 - asked only with one
     found: object = None
-    if event.kind != "depth":
+    # The stamp of a call that was never made would look as if something had been written: "error" is about the tool, and
+    # a repeat may be one of its kin.
+    if event.kind not in ("depth", "error") and watch.track.last is not None:
         stamp = watch.track.stamp
         if isinstance(call, ReadCall):
             found = yield Ask(call, tool.codec)
@@ -107,14 +113,20 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if action == "run":
         return None
     if action == "short_circuit":
-        last = _own(found.stored if isinstance(found, Found) else watch.state.results.get(watch.key))
+        last = own(found.stored if isinstance(found, Found) else watch.state.results.get(watch.key))
         if last is not None:
             return last
     return Answer(error=AgentLoopDetectedError(event))
 
 
 def _cached(
-    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, watch: Watch | None, hot: dict[Any, Warm]
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    watch: Watch | None,
+    hot: dict[Any, Warm],
+    loads: dict[Any, UnderWay],
 ) -> Line[tuple[Answer, _Report]]:
     """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
     arrived = FLIGHTS.arrival()
@@ -123,7 +135,7 @@ def _cached(
     if not call.backend.in_process and (bound := getattr(call.backend, "bound_group", None)) is not None:
         bound(tool.group, tool.policy.maxsize)
     watched: Flight | None = None
-    announcement = announce(tool, view, values, call.backend)
+    announcement = announce(tool, view, values, call.backend, loads)
     refresh = view.mode == "refresh"
     if refresh:
         yield from _supersede(tool, call)
@@ -165,7 +177,7 @@ def _cached(
                 settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
             why = None if not isinstance(found, Down) else "backend_error"
             return Answer(landed.value, landed.error), _Report(_LOADED[found.why], why, landed=landed)
-        answer = _share(landed)
+        answer = shared(landed)
         if answer is None:  # cannot be copied: a stream, a connection; everyone needs an own one
             landed = yield Load(lambda: load_line(tool, view, values, call, None))
             _count_load(tool, view, found, landed)
@@ -247,23 +259,6 @@ def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tup
     if not any(type(part) is bytes for part in key):
         return True
     return same_call(tool, values, call) and tool.shape.hot_key(values) == key
-
-
-def _share(landed: Landed) -> Answer | None:
-    """A joiner's own value, the load's error, or None where the value cannot be copied."""
-    if landed.error is not None:
-        return Answer(error=landed.error.with_traceback(landed.trace))
-    return _own(landed.stored)
-
-
-def _own(stored: Stored | None) -> Answer | None:
-    """A copy for one caller; None where there is nothing to copy or it cannot be read."""
-    if stored is None:
-        return None
-    try:
-        return Answer(stored.fresh())
-    except UnstorableResultError:
-        return None
 
 
 def _uncached(

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Hashable, Mapping
 from typing import Any
 
-from agent_cache.backends.base import Backend, Leading, Window
+from agent_cache.backends.base import Backend, Window, is_leading
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
@@ -29,7 +29,15 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
     watch = None
     if view.detector is not None:
         arguments = tool.shape.arguments(values)
-        watch = enter(view, tool.name, _write_key(tool, values, arguments), arguments, poll=False)
+        watch = enter(
+            view,
+            tool.name,
+            _write_key(tool, values, arguments),
+            arguments,
+            poll=False,
+            rule=tool.policy.loop,
+            write=True,
+        )
     try:
         if watch is not None and watch.event is not None:
             event: LoopEvent = watch.event
@@ -49,7 +57,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
         if view.session is not None:
             view.session.writes += 0 if no_effect else 1
         if watch is not None:
-            settle(watch, Landed(ran.value, error=ran.error), ())
+            settle(watch, Landed(ran.value, error=ran.error), (), no_effect=no_effect)
         if settings.notices.observers:
             session_id = view.session.session_id if view.session is not None else None
             tags = tuple(spell(tag) for tag in call.tags)
@@ -105,7 +113,7 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
                 continue
             if backend.in_process:
                 backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
-            elif isinstance(backend, Leading):
+            elif is_leading(backend):
                 backend.abandon(window)
 
 

@@ -26,10 +26,12 @@ PUBLIC = {
     "Explanation",
     "InvalidationEvent",
     "LoopEvent",
+    "LoopPolicy",
     "MemoryBackend",
     "NoEffect",
     "Observer",
     "TieredBackend",
+    "ToolCall",
     "UnkeyableArgumentError",
     "UnstorableResultError",
     "__version__",
@@ -38,6 +40,7 @@ PUBLIC = {
     "no_cache",
     "refresh",
     "reset_metrics",
+    "watched",
 }
 
 ON_DEMAND = {"DiskBackend", "RedisBackend"}

@@ -1,8 +1,4 @@
-"""Which entry makes room: the CLOCK policy, and nothing else.
-
-CLOCK keeps LRU's hit ratio on agent sessions (both .789 against .654 to .754 of the
-frequency-based ones on the recorded traces) while a hit is one store of one flag: no list to
-reorder, no lock. A policy for shared caches that survives scans belongs beside it.
+"""CLOCK: one queue with second chances. LRU's hit ratio, at a fraction of what LRU costs.
 
 Source: F. J. Corbató, "A Paging Experiment with the Multics System", 1968.
 """
@@ -10,24 +6,15 @@ Source: F. J. Corbató, "A Paging Experiment with the Multics System", 1968.
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
-__all__ = ["Clock", "Evictable"]
+from agent_cache.backends.eviction.interface import PATIENCE, E
 
-
-class Evictable(Protocol):
-    visited: bool
-    dead: bool
-
-
-E = TypeVar("E", bound=Evictable)
+__all__ = ["Clock"]
 
 
 class Clock(Generic[E]):
-    """A queue with second chances, which is CLOCK with the hand at its front.
-
-    Entries that die elsewhere stay in the queue until they come to the front, or until more than half of it is dead.
-    """
+    """CLOCK with the hand at the front of its queue. For what :class:`EvictionPolicy` says, see there."""
 
     __slots__ = ("_queue", "limit", "live")
 
@@ -37,10 +24,7 @@ class Clock(Generic[E]):
         self._queue: deque[E] = deque()
 
     def add(self, entry: E) -> E | None:
-        """Take ``entry`` in; return the entry that has to go, already out of the queue, or None.
-
-        The caller kills the victim; :meth:`forget` must be called for entries that die otherwise.
-        """
+        """Take ``entry`` in; return the entry that has to go, already out of the queue, or None."""
         victim = self.evict() if self.limit is not None and self.live >= self.limit else None
         self._queue.append(entry)
         self.live += 1
@@ -49,13 +33,15 @@ class Clock(Generic[E]):
     def evict(self) -> E | None:
         """The next victim, out of the queue: the oldest one not visited since it was last looked at."""
         queue = self._queue
+        spared = 0
         while queue:
             entry = queue.popleft()
             if entry.dead:
                 continue
-            if entry.visited:
+            if entry.visited and spared < PATIENCE:
                 entry.visited = False
                 queue.append(entry)
+                spared += 1
                 continue
             self.live -= 1
             return entry

@@ -1,0 +1,44 @@
+"""Which entry makes room, and nothing else: the policies, and how one is chosen by name.
+
+A hit is one store of one flag (``entry.visited = True``) that no policy hears of: no list to
+reorder, no lock. Whatever a policy learns it learns from flags it finds set and from entries
+that come back after they were evicted. ``docs/eviction.md`` has what was measured.
+
+Locks, counting bytes and taking a victim out of the store belong to the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from agent_cache.backends.eviction.clock import Clock
+from agent_cache.backends.eviction.interface import Evictable, EvictionPolicy
+from agent_cache.backends.eviction.queues import Adaptive, S3Fifo
+from agent_cache.errors import ConfigurationError
+
+__all__ = ["Adaptive", "Clock", "Evictable", "EvictionChoice", "EvictionPolicy", "S3Fifo", "eviction_policy"]
+
+EvictionChoice: TypeAlias = str | Callable[[int | None], EvictionPolicy[Any]]
+"""``"adaptive"``, ``"clock"``, ``"s3fifo"``, or what makes a policy out of a limit."""
+
+_POLICIES: dict[str, Callable[[int | None], EvictionPolicy[Any]]] = {
+    "adaptive": Adaptive,
+    "clock": Clock,
+    "s3fifo": S3Fifo,
+}
+
+
+def eviction_policy(choice: EvictionChoice, limit: int | None) -> EvictionPolicy[Any]:
+    """A policy of its own for up to ``limit`` entries; ``None`` = it evicts only when asked to.
+
+    Raises:
+        ConfigurationError: no policy of this name.
+    """
+    if not isinstance(choice, str):
+        return choice(limit)
+    make = _POLICIES.get(choice)
+    if make is None:
+        known = ", ".join(sorted(_POLICIES))
+        raise ConfigurationError("eviction", choice, f"use one of {known}")
+    return make(limit)
