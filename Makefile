@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | soak | mutants | lint | replay | bench-hit | bench-backends | bench-loops | notebook | clean
+#   make demo | test | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
 
@@ -18,7 +18,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test soak mutants lint $(LINTS) format replay bench-hit bench-backends bench-loops notebook clean
+.PHONY: help demo test soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -62,6 +62,13 @@ format: $(VENV)/.stamp-lint
 
 replay: $(VENV)/.stamp-rivals
 	$(PY) benchmarks/replay.py $(ARGS)
+
+# All of it, about 15 minutes; what it says stands in README.md and benchmarks/results.
+bench: $(VENV)/.stamp-rivals
+	$(PY) benchmarks/suite.py --out benchmarks/results --readme README.md $(ARGS)
+
+bench-quick: $(VENV)/.stamp-rivals
+	$(PY) benchmarks/suite.py --quick $(ARGS)
 
 bench-loops: $(VENV)/.stamp-test
 	$(PY) benchmarks/loops.py $(ARGS)

@@ -276,6 +276,7 @@ class AdaptedTool:
             value = await self._decorated(backend, arguments, is_async=True)(**arguments)
         finally:
             _run.reset(reset)
+            del reset  # it holds the context, and a traceback this frame
         return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
 
     def blocking(
@@ -293,6 +294,7 @@ class AdaptedTool:
             value = self._decorated(backend, arguments, is_async=False)(**arguments)
         finally:
             _run.reset(reset)
+            del reset  # it holds the context, and a traceback this frame
         return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
 
     def _decorated(self, backend: Backend | None, arguments: Iterable[str], *, is_async: bool) -> Any:

@@ -76,14 +76,14 @@ class Warm:
 
 
 class UnderWay:
-    """A load that others of the view may join while ``generation`` is its home's."""
+    """A load that others of the view may join while ``generation`` is that of its backend's store."""
 
-    __slots__ = ("flight", "generation", "home")
+    __slots__ = ("backend", "flight", "generation")
 
-    def __init__(self, flight: TaskFlight, generation: object, home: NearHome) -> None:
+    def __init__(self, flight: TaskFlight, generation: object, backend: Backend) -> None:
         self.flight = flight
         self.generation = generation
-        self.home = home
+        self.backend = backend
 
 
 class SessionState:
@@ -181,13 +181,15 @@ class _Never(dict[Any, Any]):
 class View:
     """A session (or none) in a mode. See the module."""
 
-    __slots__ = ("__weakref__", "hot", "loads", "log", "metrics", "mode", "room", "session")
+    __slots__ = ("__weakref__", "calls", "hot", "loads", "log", "metrics", "mode", "room", "session")
 
     def __init__(self, session: SessionState | None, mode: Mode = "normal") -> None:
         self.session = session
         self.mode: Mode = mode
         self.hot: dict[Any, Warm] = {} if mode == "normal" else _Never()
         self.loads: dict[Any, UnderWay] = {}
+        self.calls: dict[Any, object] = {}
+        """What was prepared for calls to backends that are asked each time."""
         self.log: list[Warm] = []
         self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
         self.room = _MAX_LOG
@@ -219,6 +221,7 @@ class View:
         if self.mode == "normal":
             self.hot = {}
             self.loads = {}
+            self.calls = {}
 
     def drain(self) -> None:
         """Count what was answered at once since the last time, in order."""
@@ -250,8 +253,7 @@ class View:
 
     def _count_hits(self, warm: Warm, times: int) -> None:
         for metrics in self.metrics:
-            metrics.add(warm.resource, "hits", times)
-            metrics.saved(warm.resource, warm.load_seconds * times, warm.cost * times)
+            metrics.hit(warm.resource, warm.load_seconds * times, warm.cost * times, times)
 
 
 PROCESS = Metrics()

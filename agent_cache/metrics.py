@@ -38,11 +38,15 @@ class Metrics:
             if reason is not None and (reason in self._reasons or len(self._reasons) < _MAX_RESOURCES):
                 self._reasons[reason] = self._reasons.get(reason, 0) + times
 
-    def saved(self, resource: str, seconds: float, cost: float) -> None:
-        """A hit saved this much: seconds of loading, and cost in whatever unit ``cost=`` was given."""
+    def hit(self, resource: str, seconds: float, cost: float, times: int = 1) -> None:
+        """Count hits, which saved this much together: seconds of loading, and cost in whatever unit was given."""
         with self._lock:
-            self._of(resource)
-            saved = self._saved.setdefault(resource if resource in self._resources else _OVERFLOW, [0.0, 0.0])
+            counts = self._of(resource)
+            counts["hits"] = counts.get("hits", 0) + times
+            saved = self._saved.get(resource)
+            if saved is None:
+                name = resource if resource in self._resources else _OVERFLOW
+                saved = self._saved.setdefault(name, [0.0, 0.0])
             saved[0] += seconds
             saved[1] += cost
 

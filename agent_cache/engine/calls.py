@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from agent_cache.backends.base import Backend
 from agent_cache.canonical import encoded
@@ -31,6 +31,7 @@ from agent_cache.tags import (
     write_tags,
 )
 
+_MAX_CALLS = 1_024
 _CONSTANT = frozenset({str, bytes, int, bool, float, type(None)})
 
 __all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write", "same_call"]
@@ -93,7 +94,30 @@ def same_call(tool: ReadTool, values: tuple[Any, ...], call: ReadCall) -> bool:
 
 
 def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:
-    """Everything a read needs, or the reason why it must run uncached."""
+    """Everything a read needs, or the reason why it must run uncached.
+
+    Where the backend is asked on every hit, what was prepared is kept for the next equal call of this view.
+    """
+    if settings.mode == "off" or view.mode == "bypass" or backend_for(tool.policy.backend, view.session).in_process:
+        return _prepared(tool, view, values)
+    hot_key = tool.shape.hot_key(values)
+    if hot_key is None or any(type(part) is bytes for part in hot_key):  # what can be changed is looked at each time
+        return _prepared(tool, view, values)
+    calls = view.calls
+    known = calls.get(hot_key)
+    if known is None:
+        known = _prepared(tool, view, values)
+        session = view.session
+        if isinstance(known, ReadCall) and (
+            session is None or known.chain == () or tool.policy.scope in session.scopes
+        ):
+            if len(calls) >= _MAX_CALLS:
+                calls.clear()
+            calls[hot_key] = known
+    return cast("ReadCall | Bypass", known)
+
+
+def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:
     try:
         digest = tool.shape.digest(tool.identity, values)
     except UnkeyableArgumentError as error:

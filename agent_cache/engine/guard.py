@@ -45,7 +45,7 @@ _MAX_SAMPLE = 16_384  # bytes of a stored result that is kept to be masked and s
 _MAX_WORDS = 500  # characters of a text whose order of words is looked at
 _MAX_PARTS = 64  # of the arguments in which such texts are looked for
 _AGENTS = 16  # that make the same call side by side in one session
-_AT_ONCE = 0.002  # seconds; no model reads an answer and asks again in less
+_AT_ONCE = 0.0005  # seconds; no model reads an answer and asks again in less
 _PLAIN, _POLL = ToolRule(), ToolRule(poll=True)
 _now = time.monotonic
 
@@ -73,11 +73,12 @@ class Watch:
         """Find out whether this call is a loop, and count it unless it is."""
         found = detector.verdict(self.track, outcome)
         if found is None:
-            self.event = None
+            self.event = self.track.stopped = None
             detector.saw(self.track)
         else:
             self.event = replace(found.event, session_id=self.state.session_id)
             self.pattern = found.pattern
+            self.track.stopped = found._replace(event=self.event)
 
 
 # -- who calls -------------------------------------------------------------------------------------------------------
@@ -211,6 +212,8 @@ def enter(
         if not at_once:
             track.lane, track.tick = me, tick
             watch.judge(detector, outcome)
+        elif track.stopped is not None:  # what was made together is stopped together
+            watch.event, watch.pattern = track.stopped
         main.make_room()
     return watch
 
@@ -232,7 +235,10 @@ def overruled(watch: Watch) -> None:
     assert detector is not None  # noqa: S101 - there is no watch without one
     with watch.state.lock:
         detector.progress(watch.track)
-        watch.judge(detector)  # the budget may be used up all the same
+        if watch.counted:
+            watch.judge(detector)  # the budget may be used up all the same
+        else:
+            watch.event = watch.track.stopped = None
 
 
 def react(view: View, watch: Watch, event: LoopEvent, resource: str, *, is_read: bool) -> Action:
@@ -241,21 +247,20 @@ def react(view: View, watch: Watch, event: LoopEvent, resource: str, *, is_read:
     Only a read may be short-circuited: a write is never answered from memory.
     """
     action = _told(view, watch, event, resource)
-    if action == "short_circuit":
-        return "short_circuit" if is_read else "raise"
-    if action == "run":
-        assert watch.state.detector is not None  # noqa: S101 - there is no watch without one
+    assert watch.state.detector is not None  # noqa: S101 - there is no watch without one
+    if watch.counted:  # asked for is as good as made: a cycle is not over because one of its calls was stopped
         with watch.state.lock:
             watch.state.detector.saw(watch.track)
-    return action
+    return "raise" if action == "short_circuit" and not is_read else action
 
 
 def _told(view: View, watch: Watch, event: LoopEvent, resource: str) -> Action:
-    view.count(resource, "loop_detections")
-    settings.notices.emit(view, resource, event)
+    if watch.counted:
+        view.count(resource, "loop_detections")
+        settings.notices.emit(view, resource, event)
     state = watch.state
     action = _action(state, watch, event)
-    if action in ("hint", "short_circuit"):
+    if action in ("hint", "short_circuit") and watch.counted:
         with state.lock:
             state.hints.append(event)
     if action in ("warn", "hint"):
@@ -275,7 +280,7 @@ def _action(state: SessionState, watch: Watch, event: LoopEvent) -> str:
     if on_loop != "staged":
         return on_loop
     with state.lock:
-        stage = state.stages[watch.pattern] = state.stages.get(watch.pattern, 0) + 1
+        stage = state.stages[watch.pattern] = max(1, state.stages.get(watch.pattern, 0) + watch.counted)
     return {1: "hint", 2: "short_circuit"}.get(stage, "raise")
 
 

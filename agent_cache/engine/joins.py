@@ -28,21 +28,27 @@ __all__ = ["Announcement", "announce", "joined"]
 class Announcement:
     """Lets others of this view join a load, once it turns out to take time."""
 
-    __slots__ = ("_generation", "_home", "_loads", "_tool", "_values")
+    __slots__ = ("_backend", "_generation", "_loads", "_tool", "_values")
 
-    def __init__(self, tool: ReadTool, values: tuple[Any, ...], home: Any, loads: Loads) -> None:
+    def __init__(self, tool: ReadTool, values: tuple[Any, ...], backend: Backend, loads: Loads) -> None:
         self._tool = tool
         self._values = values
-        self._home = home
+        self._backend = backend
         self._loads = loads
-        self._generation: object = home.generation  # before the token is made
+        self._generation = _generation(backend)  # before the token is made
 
     def __call__(self, flight: TaskFlight) -> None:
         key = self._tool.shape.hot_key(self._values)
-        if key is None or self._generation is not self._home.generation:
+        if key is None or self._generation is not _generation(self._backend):
             return
-        under_way = self._loads[key] = UnderWay(flight, self._generation, self._home)
+        under_way = self._loads[key] = UnderWay(flight, self._generation, self._backend)
         flight.on_landing(lambda: _forget(self._loads, key, under_way))
+
+
+def _generation(backend: Backend) -> object:
+    """What is replaced whenever anything in the store of this process moves."""
+    home: Any = backend.sync
+    return home.generation
 
 
 def _forget(loads: Loads, key: object, under_way: UnderWay) -> None:
@@ -60,16 +66,18 @@ def announce(
     """
     if view.mode != "normal" or not backend.in_process or not tool.shape.has_only_atoms(values):
         return None
-    return Announcement(tool, values, backend.sync, loads)
+    return Announcement(tool, values, backend, loads)
 
 
 async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer | None:
     """What a load under way in this view returned; None if there is none to join, or it is not for this caller."""
-    if OUTBOX or settings.notices.observers:  # a backend that is owed an invalidation does not know what was written
+    if settings.notices.observers:
         return None
     loads, key = view.loads, tool.shape.hot_key(values)
     under_way = loads.get(key) if key is not None else None
-    if under_way is None or under_way.generation is not under_way.home.generation:
+    if under_way is None or under_way.generation is not _generation(under_way.backend):
+        return None
+    if OUTBOX and OUTBOX.owed_to(under_way.backend):  # it does not know of everything that was written
         return None
     landed = await join(under_way.flight)
     if landed is None:

@@ -233,9 +233,8 @@ def _hit(
     except Exception as error:  # noqa: BLE001 - an unreadable entry is a miss, reported; never an error of the tool
         settings.notices.once(("unreadable", tool.identity), "%s: a stored value cannot be read: %r", tool.name, error)
         return None
-    view.count(tool.resource, "hits")
     for metrics in view.metrics:
-        metrics.saved(tool.resource, found.load_seconds, tool.policy.cost)
+        metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
     if watch is not None:
         served(watch, found.stored, found.stamp)
     if (

@@ -238,7 +238,9 @@ def test_open_and_settling_writes_are_not_forgotten(calls: Calls, few_own: int) 
 
 
 @pytest.mark.parametrize("others", range(1, 12))
-def test_a_forgotten_write_that_outlived_its_lease_still_drops_at_its_end(calls: Calls, few_own: int, others: int) -> None:
+def test_a_forgotten_write_that_outlived_its_lease_still_drops_at_its_end(
+    calls: Calls, few_own: int, others: int
+) -> None:
     assert few_own < 12
     window = calls.store.begin(by_hand(100), "write")
     calls.clock.advance(LEASE)
@@ -388,7 +390,7 @@ def test_plain_tags_and_a_calls_tags_are_the_same_tags(
 # -- something is written while we look ---------------------------------------------------------------------------------------
 
 
-class Interrupted(tuple[Any, ...]):
+class Interrupted(tuple[Any, ...]):  # noqa: SLOT001 - a tuple cannot have slots of its own
     """Does something when its last element is about to be looked at, once: a collector or a signal handler would."""
 
     then: Any = None
@@ -462,7 +464,9 @@ class Plain:
         """An own tag's versions are compared by order: what was loaded inside a write that outlived its lease is kept
         if that write had no effect. A write without effect is no write, so it is right; by equality it would be lost."""
         held = self.entries.get(number)
-        return held is not None and all(self.version.get(tag, 0) == self._counting(tag, version) for tag, version in held.items())
+        return held is not None and all(
+            self.version.get(tag, 0) == self._counting(tag, version) for tag, version in held.items()
+        )
 
     def _counting(self, tag: Tag, version: int) -> int:
         while is_call_tag(tag) and (tag, version) in self.undone:
@@ -471,12 +475,17 @@ class Plain:
 
     def is_blocked(self, tags: Sequence[Tag], now: float) -> bool:
         return any(
-            self.settles.get(tag, 0.0) > now or any(end > now for end in self.until.get(tag, {}).values()) for tag in tags
+            self.settles.get(tag, 0.0) > now or any(end > now for end in self.until.get(tag, {}).values())
+            for tag in tags
         )
 
     def fill(self, number: int, token: tuple[int, dict[Tag, int], dict[Tag, int]], now: float) -> bool:
         epoch, versions, fences = token
-        if epoch != self.epoch or self.token(list(versions))[1:] != (versions, fences) or self.is_blocked([*versions], now):
+        if (
+            epoch != self.epoch
+            or self.token(list(versions))[1:] != (versions, fences)
+            or self.is_blocked([*versions], now)
+        ):
             return False
         self.entries[number] = versions
         return True
