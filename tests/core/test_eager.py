@@ -400,8 +400,11 @@ async def test_callbacks_on_a_loads_task_come_when_that_load_ends() -> None:
     async def long() -> None:
         await gate.wait()
 
-    await read(1)
-    waiting = asyncio.create_task(long())
+    async def one_after_the_other() -> None:
+        await read(1)
+        await long()  # begins in the round in which the other one ended
+
+    waiting = asyncio.create_task(one_after_the_other())
     await rounds()
     assert ended == [1]
     gate.set()
