@@ -20,6 +20,7 @@ from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
 from agent_cache.config import tiered
 from agent_cache.context import View, current_view
+from agent_cache.engine.answers import Answer
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
 from agent_cache.engine.drivers import drive, drive_blocking
@@ -333,34 +334,38 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))
 
 
+def _told(answer: Answer) -> Any:
+    """The value, or the error raised; whose traceback keeps this frame, so this frame must not keep the error."""
+    error, value = answer.error, answer.value
+    answer.error = None
+    if error is None:
+        return value
+    try:
+        raise error
+    finally:
+        del error
+
+
 async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
     answer = await joined(tool, view, values) if view.loads else None
     if answer is None:
         answer = await drive(read_line(tool, view, values))
-    if answer.error is not None:
-        raise answer.error
-    return answer.value
+    return _told(answer)
 
 
 def _read_blocking(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = drive_blocking(read_line(tool, view, values))
-    if answer.error is not None:
-        raise answer.error
-    return answer.value
+    return _told(answer)
 
 
 async def _write(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = await drive(write_line(tool, view, values))
-    if answer.error is not None:
-        raise answer.error
-    return answer.value
+    return _told(answer)
 
 
 def _write_blocking(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = drive_blocking(write_line(tool, view, values))
-    if answer.error is not None:
-        raise answer.error
-    return answer.value
+    return _told(answer)
 
 
 def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Callable[..., tuple[Any, ...]]) -> None:

@@ -37,6 +37,8 @@ OUTBOX = "engine/outbox.py"
 EFFECTS = "engine/effects.py"
 WRITES = "engine/writes.py"
 LINKS = "backends/redis/links.py"
+LOOKS = "backends/redis/looks.py"
+OPENED = "backends/redis/opened.py"
 KEEPER = "backends/redis/keeper.py"
 
 RULES = "tests/redis/test_rules.py"
@@ -45,6 +47,8 @@ BACKPLANE = "tests/redis/test_backplane.py"
 DEBTS = "tests/redis/test_outbox.py"
 KEPT = "tests/tiered/test_kept_copies.py"
 REVIEW = "tests/redis/test_review.py"
+ENTRIES = "tests/redis/test_entries.py"
+SHARED_LINE = "tests/redis/test_wire.py"
 CANCELLED = "tests/core/test_cancelled_invalidations.py"
 CONTRACT = "tests/core/test_contract_memory.py"
 
@@ -204,6 +208,35 @@ MUTANTS = [
         RULES,
         "snapshot or lagged",
     ),
+    mutant(
+        "an epoch for ever", WIRE, "if reply == self._known_info:", "if self._known_info:", RULES, "snapshot or demoted"
+    ),
+    mutant("an opened entry for ever", OPENED, " or held.raw != raw", "", ENTRIES, "opened_again"),
+    mutant("an opened entry of any stamp", OPENED, " or held.stamp != stamp", "", ENTRIES, "opened_before"),
+    mutant(
+        "a read joins a batch that has been sent",
+        WIRE,
+        "        batch = self._next.popleft()\n        if not self._next:\n            self._room = 0\n",
+        "        batch = self._next[0]\n",
+        SHARED_LINE,
+        "comes_while_a_batch",
+    ),
+    mutant(
+        "a reply to nothing is passed over",
+        WIRE,
+        "        if len(replies) > self.missing:\n",
+        "        if len(replies) > 1_000_000:\n",
+        SHARED_LINE,
+        "more_replies",
+    ),
+    mutant(
+        "tags shared by place",
+        LOOKS,
+        "places = [tags.setdefault(key, len(tags)) for key in group.bulks]",
+        "places = [tags.setdefault(key, len(tags)) - len(tags) + at + 1 for at, key in enumerate(group.bulks)]",
+        SHARED_LINE,
+        "names_every_key_once",
+    ),
     mutant("no role check", WIRE, 'if role != b"master":', "if not role:", RULES, "demoted"),
     mutant(
         "a scope reads its own chain only",
@@ -233,7 +266,7 @@ MUTANTS = [
     mutant(
         "lead never released",
         LOADS,
-        "            call.backend.release(lead)\n",
+        "            backend.release(lead)\n",
         "            pass\n",
         LEADS,
         "given_back_however",
@@ -274,8 +307,8 @@ MUTANTS = [
     mutant(
         "no lead at all",
         LOADS,
-        "    if call is not None and token is not None and not call.backend.in_process and isinstance(call.backend, Leading):\n        turn",
-        "    if False:\n        turn",
+        "    if call is not None and token is not None and is_leading(call.backend):\n",
+        "    if False:\n",
         LEADS,
         "hundred_callers or of_its_own",
     ),

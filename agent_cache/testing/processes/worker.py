@@ -367,7 +367,8 @@ class Worker:
             if plan.outcome != "raised" or error.args != (number,):
                 client.tell("spurious", f"{write.name}({ident}) raised {error!r} though its tool {plan.outcome}")
         except asyncio.CancelledError:
-            how = "cancelled"
+            # A tool that said "nothing was changed" had ended before: its window is closed so, cancelled caller or not.
+            how = "no effect" if plan.outcome == "declared no effect" else "cancelled"
             if not cancelled.yes:
                 client.tell("spurious", f"{write.name}({ident}) was cancelled by nobody")
             raise
