@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["started"]
 
@@ -33,7 +33,7 @@ class _Carrier(Coroutine[Any, Any, None]):
         self._context: Context | None = None
         self._pending: Any = None
         self._is_awaited = False
-        self.task: Any = loop.create_task(self, context=Context())  # what it carries runs in a context of its own
+        self.task = cast(Any, loop.create_task(self, context=Context()))  # what it carries runs in a context of its own
         self.task._log_destroy_pending = False  # an idle one is no news
         self._references = sys.getrefcount(self.task)
 
