@@ -389,7 +389,9 @@ def is_decorated(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     if code is None:
         return False
-    return code.co_filename.startswith("<agent_cache ") or function.__globals__.get("__name__") == watched.__module__
+    return bool(
+        code.co_filename.startswith("<agent_cache ") or function.__globals__.get("__name__") == watched.__module__
+    )
 
 
 def function_identity(function: Any) -> str | None:

@@ -77,9 +77,11 @@ class AgentLoopDetectedError(AgentCacheError):
     Attributes:
         tool: the tool's name.
         arguments: the call's arguments by parameter name, as shown in the event (text, shortened).
-        kind: ``"repeat"``, ``"alternation"``, ``"cycle"`` or ``"depth"``.
+        kind: ``"repeat"``, ``"alternation"``, ``"cycle"``, ``"error"``, ``"no_progress"`` or ``"depth"``.
+        period: how many calls one round of the circle has.
         count: how many equal calls, cycles or steps were seen before this one.
-        evidence: the calls that led here, oldest first.
+        calls: the calls that led here, oldest first; ``evidence`` is the same.
+        first_step, last_step: where in the turn they stand.
         event: the whole :class:`~agent_cache.LoopEvent`.
     """
 
@@ -89,7 +91,11 @@ class AgentLoopDetectedError(AgentCacheError):
         self.arguments: dict[str, str] = dict(event.arguments)
         self.kind: str = event.kind
         self.count: int = event.count
+        self.period: int = event.period
+        self.calls: tuple[Any, ...] = event.calls
         self.evidence: tuple[Any, ...] = event.calls
+        self.first_step: int = event.first_step
+        self.last_step: int = event.last_step
         super().__init__(event.hint)
 
 

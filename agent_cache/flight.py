@@ -129,8 +129,6 @@ class TaskFlight(Flight):
     def start(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         """Begin the load, in a copy of the caller's context. A load that never waits has landed on return."""
         self._task = started(self._run(load), self.loop)
-        if self._task is not None and self.landed is None:
-            self._task.add_done_callback(self._never_began)
 
     def on_landing(self, then: Callable[[], object]) -> None:
         """Call ``then`` once it has landed; now if it has."""
@@ -139,11 +137,6 @@ class TaskFlight(Flight):
                 self._landing = then
                 return
         then()
-
-    def _never_began(self, _: asyncio.Task[None]) -> None:
-        """A task cancelled before its first step runs no line of its coroutine."""
-        if self.landed is None:
-            self._land(Landed(error=asyncio.CancelledError()))
 
     async def _run(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         _inside.set((*_inside.get(), self))

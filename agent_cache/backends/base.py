@@ -190,7 +190,8 @@ class Backend(Protocol):
     """Storage with tags. Every method may raise :class:`~agent_cache.BackendError`; the engine survives it.
 
     Attributes:
-        in_process: every method returns without waiting for anything, so it needs no shield against cancellation.
+        in_process: every method returns without waiting for anything, so it needs no shield against cancellation; on the
+            way of a read and of a load the methods of ``sync`` are called, for ``async def`` tools too.
         sync: the blocking twin.
 
     A backend that other processes share is :class:`Leading` too; one that can stand behind a near tier is
@@ -274,10 +275,10 @@ class Revalidating(Protocol):
 
 @runtime_checkable
 class Watching(Protocol):
-    """A far tier on this host that can tell cheaply, without waiting, that nothing at all was written."""
+    """A far tier on this host that can tell cheaply, without waiting, that no tag was changed."""
 
     def unchanged(self) -> bool:
-        """Whether nothing was written by anybody since this thread asked the last time; the first time: no."""
+        """Whether no tag was changed by anybody since this thread asked the last time; the first time: no."""
         ...
 
 

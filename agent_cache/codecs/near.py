@@ -92,8 +92,9 @@ class Stored:
     def fingerprint(self) -> int:
         """A digest for this process: equal values give equal ints."""
         thaw: Any = self.thaw
-        if type(thaw) is partial and thaw.func is loads:
-            blob: bytes = thaw.args[0]
+        if type(thaw) is partial and thaw.func in (loads, _read):
+            # What version 4 refers to depends on the objects, not on the value alone.
+            blob: bytes = thaw.args[0] if thaw.func is loads else dumps(thaw(), 2)
             if b"\x7f" not in blob and b"\xff" not in blob:  # no NaN, which has many bit patterns
                 return hash(blob)
         try:
@@ -121,7 +122,10 @@ def near(value: Any, far: Far | bytes, max_bytes: int | None) -> Stored | None:
             return Stored(value, None, _within(size, limit), far)
         if verdict == _MARSHAL:
             blob = dumps(value, 2)
-            return Stored(None, partial(loads, blob), _within(len(blob), limit), far)
+            size = _within(len(blob), limit)
+            if size < _REFERENCES_FROM:
+                return Stored(None, partial(loads, blob), size, far)
+            return Stored(None, partial(_read, dumps(value, 4)), size, far)
     size = measure(value, limit, MAX_DEPTH_OTHER)
     if immutable(value):
         return Stored(value, None, _within(size, limit), far)
@@ -134,6 +138,14 @@ def _within(size: int, limit: int) -> int:
     if size > limit:
         raise UnstorableResultError("too_large", f"{size} bytes, limit {limit}")
     return size
+
+
+_REFERENCES_FROM = 512  # bytes: from here on, writing a repeated text once makes reading half again as fast
+
+
+def _read(blob: bytes) -> Any:
+    """A value written with references."""
+    return loads(blob)
 
 
 _SHARE, _MARSHAL, _OTHER = range(3)

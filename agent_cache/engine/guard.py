@@ -6,7 +6,7 @@ Thresholds and patterns are :mod:`agent_cache.loops`' business.
 Whose call it is matters twice. Equal calls *made at once* are one: they overlap, or come from several tasks in one round of
 the event loop, or from several threads faster than any model could have asked again. And agents that share a session do
 not count for each other: a call by a task (or in a thread's context) that lives beside the one that made it before has a
-memory of its own, which is handed on to whoever comes after it has ended.
+memory of its own, which is handed on to whoever it starts, and to whoever comes after it has ended.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Watch:
 class _Lane:
     """A thread's context, for as long as it lasts."""
 
-    __slots__ = ("seat",)
+    __slots__ = ("__weakref__", "seat")
 
     def __init__(self, seat: _Seat) -> None:
         self.seat = weakref.ref(seat)
@@ -119,6 +119,18 @@ def lane() -> object:
     return seat.lane
 
 
+_caller: ContextVar[weakref.ref[Any] | None] = ContextVar("agent_cache_caller", default=None)
+
+
+def _caller_and_parent() -> tuple[object, object]:
+    """Who is calling; and on whose behalf, where that has made calls before it started this task or thread."""
+    me, known = lane(), _caller.get()
+    parent = None if known is None else known()
+    if parent is not me:
+        _caller.set(weakref.ref(me))
+    return me, parent
+
+
 def _alive(who: object) -> bool:
     if isinstance(who, asyncio.Future):
         return not who.done()
@@ -140,7 +152,7 @@ class _Place(NamedTuple):
     at_once: bool = False
 
 
-def _place(detector: LoopDetector, key: Hashable, me: object, tick: object) -> _Place:
+def _place(detector: LoopDetector, key: Hashable, me: object, parent: object, tick: object) -> _Place:
     heir: CallTrack | None = None
     busy: CallTrack | None = None
     slot = key
@@ -152,7 +164,7 @@ def _place(detector: LoopDetector, key: Hashable, me: object, tick: object) -> _
             return _Place(slot, track, at_once=track.running > 0)
         if track.running > 0 or (tick is not None and track.tick == tick):
             busy = track
-        elif heir is None and not _alive(track.lane):
+        elif heir is None and (track.lane is parent or not _alive(track.lane)):
             heir = track
         slot = _Twin(key, number)
     else:
@@ -196,9 +208,9 @@ def enter(
     with state.lock:
         main = state.main or view
         main.drain()
-        me = lane()
+        me, parent = _caller_and_parent()
         tick: Any = state.ticks.now() if batch is None else ("batch", batch)
-        place = _place(detector, same, me, tick)
+        place = _place(detector, same, me, parent, tick)
         track = place.track
         at_once = place.at_once or (batch is not None and track is not None and track.tick == tick)
         if track is None:

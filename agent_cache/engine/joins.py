@@ -46,9 +46,8 @@ class Announcement:
 
 
 def _generation(backend: Backend) -> object:
-    """What is replaced whenever anything in the store of this process moves."""
-    home: Any = backend.sync
-    return home.generation
+    """What is replaced whenever anything in the store of this process moves; None for one that has no such thing."""
+    return getattr(backend.sync, "generation", None)
 
 
 def _forget(loads: Loads, key: object, under_way: UnderWay) -> None:
@@ -64,9 +63,9 @@ def announce(
     ``loads`` is the view's table as it was when the call began: after a change of the configuration it has another.
     A call with an argument that can be changed while it runs is not announced: its key would be of later.
     """
-    if view.mode != "normal" or not backend.in_process or not tool.shape.has_only_atoms(values):
+    if view.mode != "normal" or not backend.in_process or _generation(backend) is None:
         return None
-    return Announcement(tool, values, backend, loads)
+    return Announcement(tool, values, backend, loads) if tool.shape.has_only_atoms(values) else None
 
 
 async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer | None:

@@ -32,8 +32,8 @@ class CallTrack(Series):
     """What the detector remembers of one call (a tool with its arguments)."""
 
     __slots__ = (
-        "arguments", "ended", "fresh", "key", "kin", "lane", "last", "memory", "outcome", "plain", "running", "stamp", "tick",
-        "tool", "warm",
+        "arguments", "ended", "fresh", "key", "kin", "lane", "last", "memory", "outcome", "plain", "running", "stamp",
+        "stopped", "tick", "tool", "warm",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class CallTrack(Series):
         self.tick: object = None
         self.running = 0
         self.ended = 0.0
+        self.stopped: Finding | None = None
         self.warm: Retired | None = None
 
     def retire(self) -> None:
@@ -327,7 +328,8 @@ class LoopDetector:
     def _spent(self, track: CallTrack) -> Finding | None:
         if self.steps < self.policy.max_execution_depth:
             return None
-        return Finding(self._event("depth", track, 0, self.steps, self._last(EVIDENCE)), "depth")
+        budget = self.policy.max_execution_depth
+        return Finding(self._event("depth", track, 0, budget, self._last(EVIDENCE)), "depth")
 
     def headroom(self) -> int:
         """How many further calls, whatever they are, cannot trip anything."""

@@ -84,7 +84,9 @@ _MADE = re.compile(r"#\d+\b|\bid[\s#:=]{1,3}[\w-]*\d[\w-]*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DIGIT = re.compile(r"\d")
 _LEFT = re.compile(r"[^\W_]")
-_ONLY = re.compile(r"""\\{0,3}["'][\w.-]{1,80}\\{0,3}["']\s?:\s?[\[{(]{0,8}\s?\\{0,3}["']?\x00""")  # a field that holds no more
+_ONLY = re.compile(
+    r"""\\{0,3}["'][\w.-]{1,80}\\{0,3}["']\s?:\s?[\[{(]{0,8}\s?\\{0,3}["']?\x00"""
+)  # a field that holds no more
 _ERROR = re.compile(r"\W{0,3}(?:error|exception|traceback)\b", re.IGNORECASE)
 
 

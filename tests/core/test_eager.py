@@ -369,19 +369,22 @@ async def test_a_tool_that_cancels_itself_cancels_nobody_else() -> None:
         assert await innocent(number) == number
 
 
-async def test_the_message_of_a_cancellation_comes_through() -> None:
+async def test_a_cancellation_before_the_first_wait_ends_what_is_waited_for_and_says_why() -> None:
+    waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
     async def body() -> object:
         task = asyncio.current_task()
         assert task is not None
         task.cancel("enough")
         try:
-            await asyncio.get_running_loop().create_future()
+            await waited_for
         except asyncio.CancelledError as error:
             task.uncancel()
             return error.args
         return None
 
     assert await tool_of(body)() == ("enough",)
+    assert waited_for.cancelled()
 
 
 async def test_callbacks_on_a_loads_task_come_when_that_load_ends() -> None:
@@ -529,6 +532,11 @@ def test_a_loop_that_is_closed_in_the_very_round_of_a_load_says_nothing() -> Non
                 raise ValueError
             return 1
 
+        @AgentCache("y")
+        async def waiting(fails: bool) -> int:
+            await asyncio.sleep(0)
+            return 1
+
         async def main(fails):
             try:
                 await read(fails)
@@ -542,8 +550,8 @@ def test_a_loop_that_is_closed_in_the_very_round_of_a_load_says_nothing() -> Non
                 loop.run_until_complete(main(fails))
             except SystemExit:
                 pass
+            asyncio.run(asyncio.wait_for(waiting(fails), 30))  # nothing that was put aside is of use here
             loop.close()
-            asyncio.run(read(False))  # whatever was put aside is replaced
             gc.collect()
         print("done")
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_cache.backends.disk import DiskBackend
+from agent_cache.backends.disk import DiskBackend, files
 from agent_cache.testing import BackendContract, FakeClock
 
 
@@ -31,3 +31,11 @@ class TestSealedDisk(TestDisk):
     def make(self, clock: FakeClock) -> DiskBackend:
         path = self.folder / f"{next(self.numbers)}.db"
         return DiskBackend(path, settle=self.settle, clock=clock, wall=clock, secret="of this test")
+
+
+class TestDiskThatAsksSQLite(TestDisk):
+    """Where the head of the log cannot be read directly."""
+
+    @pytest.fixture(autouse=True)
+    def _unreadable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(files, "shared_memory", lambda *_: None)

@@ -16,7 +16,6 @@ import pytest
 from agent_cache import AgentCache, AgentCacheInvalidator, MemoryBackend, policy, tags
 from agent_cache.backends import memory
 from agent_cache.backends.memory import MemoryStore
-from agent_cache.clock import nonce
 from agent_cache.engine import calls
 from agent_cache.flight import FlightTable
 from agent_cache.testing.adapters import ALL_CHECKS, AgentCacheAdapter, MakeAdapter

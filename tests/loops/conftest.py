@@ -32,7 +32,7 @@ def _default_backend(_fresh_process_state: None, monkeypatch: pytest.MonkeyPatch
     configure(backend=MemoryBackend(clock=FakeClock()))
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """What a tool of a trace raises."""
 
 
@@ -44,9 +44,7 @@ def observed(trace: Any) -> LoopEvent | None:
                 session.new_turn()
                 continue
             try:
-                session.observe(
-                    step.tool, step.args, step.result, error=step.error, write=step.write, poll=step.poll
-                )
+                session.observe(step.tool, step.args, step.result, error=step.error, write=step.write, poll=step.poll)
             except AgentLoopDetectedError as error:
                 return error.event
     return None
@@ -67,7 +65,7 @@ async def _decorated(trace: Any, kept: bool) -> LoopEvent | None:
 
             async def run(**args: Any) -> Any:
                 if now[0].error is not None:
-                    raise Failed(now[0].error)
+                    raise FailedError(now[0].error)
                 return now[0].result
 
             run.__name__ = run.__qualname__ = step.tool
@@ -85,6 +83,6 @@ async def _decorated(trace: Any, kept: bool) -> LoopEvent | None:
                 await tool(step)(**step.args)
             except AgentLoopDetectedError as error:
                 return error.event
-            except Failed:
+            except FailedError:
                 pass
     return None

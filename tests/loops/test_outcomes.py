@@ -144,7 +144,7 @@ def test_of_a_long_text_the_ends_are_masked() -> None:
     assert masked(one) != masked(f"{one[:-10]}y{one[-9:]}")
 
 
-@given(st.text(alphabet='abc123 "\\\':={}[],.-_/#:', max_size=300))
+@given(st.text(alphabet="abc123 \"\\':={}[],.-_/#:", max_size=300))
 def test_any_text_is_like_itself(text: str) -> None:
     assert masked(text) == masked(text)
     assert masked(text, write=True) == masked(text, write=True)
@@ -158,12 +158,16 @@ def test_only_what_tells_of_the_run_is_masked(fields: dict[str, Any]) -> None:
     assert masked(texts[0]) != masked(other)
 
 
-@pytest.mark.parametrize("value", ["Error: no", "error", "  ERROR 5", "Traceback (most recent call last)", "Exception: x"])
+@pytest.mark.parametrize(
+    "value", ["Error: no", "error", "  ERROR 5", "Traceback (most recent call last)", "Exception: x"]
+)
 def test_texts_that_are_errors(value: str) -> None:
     assert is_error_result(value)
 
 
-@pytest.mark.parametrize("value", ["errors: 0", "no error", "Erroneous", "", None, 5, {"error": None}, {"error": ""}, []])
+@pytest.mark.parametrize(
+    "value", ["errors: 0", "no error", "Erroneous", "", None, 5, {"error": None}, {"error": ""}, []]
+)
 def test_values_that_are_none(value: object) -> None:
     assert not is_error_result(value)
 

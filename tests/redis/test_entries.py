@@ -81,6 +81,61 @@ async def corrupt(backend: RedisBackend) -> int:
     return int((await backend.stats())["corrupt"])
 
 
+# -- what was opened before ---------------------------------------------------------------------------------------------
+
+
+async def test_an_entry_is_opened_again_when_its_bytes_have_changed_and_not_before(
+    world: World, backend: RedisBackend
+) -> None:
+    (held,) = backend._recent._held.values()
+    await world.expect_hit()
+    assert list(backend._recent._held.values()) == [held]
+    world.server.cli("SET", world.entry, world.server.cli("GET", world.entry)[:-1])
+    await world.expect_miss()
+    await world.expect_hit()
+    (newer,) = backend._recent._held.values()
+    assert newer is not held
+
+
+async def test_an_entry_that_was_opened_before_is_served_no_more_once_a_tag_has_moved(world: World) -> None:
+    entry = world.server.cli("GET", world.entry)
+    await world.put()
+    assert world.server.cli("GET", world.entry) == entry, "its bytes are what they were"
+    await world.expect_miss()
+    await world.expect_hit()
+
+
+async def test_a_caller_who_changes_his_value_changes_nobody_elses(world: World) -> None:
+    (await world.get()).append("mine")
+    await world.expect_hit()
+
+
+async def test_what_was_opened_is_bounded_and_forgotten_when_the_backend_is_closed(backend: RedisBackend) -> None:
+    @AgentCache("big:{n}")
+    async def get(n: int) -> str:
+        return "x" * (60_000 if n < 200 else 100_000)
+
+    for n in range(220):
+        assert await get(n) == await get(n)
+        assert backend._recent._bytes < (4 << 20) + 65_000
+        assert backend._recent._bytes <= sum(len(each.raw) + 500 for each in backend._recent._held.values())
+    assert all(len(each.raw) < 65_537 for each in backend._recent._held.values())
+    await backend.close()
+    assert not backend._recent._held
+
+
+async def test_behind_a_near_tier_nothing_is_kept_twice(backend_at: BackendAt) -> None:
+    far = backend_at()
+    world = TieredBackend(MemoryBackend(), far)
+
+    @AgentCache("near", backend=world)
+    async def get() -> str:
+        return "near"
+
+    assert await get() == await get() == "near"
+    assert not far._recent._held
+
+
 # -- entries ----------------------------------------------------------------------------------------------------------
 
 

@@ -31,14 +31,17 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
     """``cut_off(backend)``: Redis is away for it; ``cut_off(None)``: for nobody."""
     away: list[Any] = []
-    ask = Links._ask
 
-    async def asked(self: Links, *args: Any) -> Any:
-        if self in away:
-            raise WireDownError("cut off")
-        return await ask(self, *args)
+    def cut_where(asks: Any) -> Any:
+        async def asked(self: Links, *args: Any) -> Any:
+            if self in away:
+                raise WireDownError("cut off")
+            return await asks(self, *args)
 
-    monkeypatch.setattr(Links, "_ask", asked)
+        return asked
+
+    for name in ("_ask", "_look"):
+        monkeypatch.setattr(Links, name, cut_where(getattr(Links, name)))
 
     def cut(backend: Any) -> None:
         away[:] = [] if backend is None else [backend._links]

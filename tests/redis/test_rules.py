@@ -131,7 +131,8 @@ async def test_a_marker_blocks_until_its_lease_ends_and_then_reads_load_again(pr
 async def guessed_token(process: Process) -> Token:
     """The versions and fences of this moment, window or not: what an honest reader is never given."""
     plan = process._backend._plan(CART)
-    seen = await process._backend._read(None, plan)
+    assert plan.only is not None
+    seen = await process._backend._links.look(plan.only, None)
     records = [record for record in map(read_tag, seen.tags) if record is not None]
     return Token(plan, seen.epoch + b"".join(record.version for record in records), tuple(r.fence for r in records))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Taken, Token, Window
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
-from agent_cache.backends.disk.store import NotReady
+from agent_cache.backends.disk.reading import NotReady
 from agent_cache.backends.disk.writer import Job
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
@@ -41,8 +41,9 @@ class DiskBackend:
         secret: entries are sealed with it; one that was made without it is a miss.
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
-    lose one, which is only a miss. Usable from several event loops, threads and processes at once; after a fork the
-    child opens the file anew.
+    lose one, which is only a miss. What was read a moment ago is kept decoded (16 MB at most) and served again while
+    SQLite says that nothing was committed. Who loads what is noted in a small file beside it (``…-leads``). Usable from
+    several event loops, threads and processes at once; after a fork the child opens the file anew.
 
     Raises:
         ConfigurationError: a limit or duration that is not positive, an empty secret.
@@ -111,7 +112,7 @@ class DiskBackend:
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         try:
-            return self._store.lookup_now(key, tags, codec)
+            return self._store.near_now(key, tags, codec) or self._store.lookup_now(key, tags, codec)
         except NotReady:
             return await self._read(lambda: self._store.lookup_now(key, tags, codec))
 
@@ -119,14 +120,21 @@ class DiskBackend:
         return await self._read(lambda: self._store.revalidate_now(key, tags, codec, stamp))
 
     def unchanged(self) -> bool:
-        """Whether nothing was committed to the file, by anybody, since this thread asked the last time."""
+        """Whether no tag was changed in the file, by anybody, since this thread asked the last time."""
         return self._store.unchanged()
+
+    def forget(self, tags: Sequence[Tag], writer: str) -> None:
+        """Serve nothing without asking any more: an invalidation could not be delivered."""
+        self._store.forget(tags, writer)
 
     def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
         return self._store.tag_ids(tags)
 
     async def fill(self, token: Token, entry: NewEntry) -> bool:
-        return await self._read(lambda: self._store.fill_now(token, entry))
+        try:
+            return self._store.fill_now(token, entry)
+        except NotReady:
+            return await self._read(lambda: self._store.fill_now(token, entry))
 
     async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         window: Window = await self._run(self._store.begin_job(tags, writer))
@@ -144,8 +152,10 @@ class DiskBackend:
         await self._run(self._store.drop_chain_job(chain))
 
     async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
-        lead: Lead | Taken = await self._run(self._store.lead_job(key, tags, token))
-        return lead
+        try:
+            return self._store.lead_now(key, token)
+        except NotReady:
+            return await self._read(lambda: self._store.lead_now(key, token))
 
     def release(self, lead: Lead) -> None:
         """Does not wait, never raises."""

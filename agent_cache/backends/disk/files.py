@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import sqlite3
 import sys
@@ -25,9 +26,11 @@ from agent_cache.clock import nonce
 from agent_cache.errors import BackendError, ConfigurationError
 
 __all__ = [
+    "HEADER",
     "Damaged",
     "Handle",
     "Identity",
+    "Opening",
     "Replaced",
     "connect",
     "explained",
@@ -35,6 +38,7 @@ __all__ = [
     "is_damage",
     "prepare",
     "set_aside",
+    "shared_memory",
 ]
 
 log = logging.getLogger("agent_cache")
@@ -44,7 +48,13 @@ _WRITER_BUSY_MS, _READER_BUSY_MS = 200, 20
 _LOCK_PATIENCE = 2.0  # seconds
 _BIRTH, _BORN_MARKED = "user.agent_cache", 0x40
 _opening = threading.RLock()
+_counting = threading.RLock()  # may be entered again: a collection of garbage closes handles at any point
 _open_here: Counter[Identity] = Counter()
+_shared_memory: dict[Identity, list[tuple[int, mmap.mmap]]] = {}
+"""``-shm`` files, opened and mapped by us. Closing one drops SQLite's locks on it, so none is while its database is open."""
+HEADER = 48
+"""Bytes at the beginning of that file that every commit changes."""
+_WAL_INDEX = (3007000).to_bytes(4, sys.byteorder)  # the format in which the header of that file is understood
 
 
 class Damaged(Exception):  # noqa: N818 - says what the file is; never leaves this package
@@ -55,19 +65,23 @@ class Replaced(Exception):  # noqa: N818 - as above
     """There is another file at the path than the one that is open, or none."""
 
 
+class Opening(BackendError):  # noqa: N818 - as above
+    """Another thread is at it."""
+
+
 class Handle:
     """A connection, which file it has open, and whose it is: a forked child never closes its parent's."""
 
-    __slots__ = ("__weakref__", "db", "identity", "lock", "pid", "seen", "told")
+    __slots__ = ("__weakref__", "cursor", "db", "identity", "lock", "pid")
 
     def __init__(self, db: sqlite3.Connection, which: Identity) -> None:
         self.db = db
+        self.cursor = db.cursor()
         self.identity = which
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.seen: int | None = None  # the data_version that `unchanged` heard last
-        self.told: int | None = None  # the last one this connection told anybody
-        _open_here[which] += 1
+        with _counting:
+            _open_here[which] += 1
 
     def close(self) -> None:
         if self.pid != os.getpid():
@@ -77,13 +91,21 @@ class Handle:
             self.db.close()
         except sqlite3.Error as error:
             log.debug("closing a cache file: %s", error)
-        _open_here[self.identity] -= 1
+        with _counting:
+            _open_here[self.identity] -= 1
+            last = not _open_here[self.identity]
+        if last and _opening.acquire(blocking=False):  # else whoever opens something does it
+            try:
+                _let_go()
+            finally:
+                _opening.release()
 
     def leak(self) -> None:
         """In a forked child: never let the connection be closed, not even at exit."""
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.cursor))
 
     def __del__(self) -> None:
         self.close()
@@ -91,9 +113,40 @@ class Handle:
 
 def after_fork() -> None:
     """In the child: nothing is open yet, and nobody holds the lock."""
-    global _opening
-    _opening = threading.RLock()
+    global _opening, _counting
+    _opening, _counting = threading.RLock(), threading.RLock()
     _open_here.clear()
+    _let_go()  # the child has no locks that this could drop
+
+
+def shared_memory(path: str, handle: Handle) -> mmap.mmap | None:
+    """The head of the ``-shm`` file of a database that ``handle`` has read from; None where it tells us nothing.
+
+    Not to be looked at once the handle is closed: the file may be cut off then. SQLite itself has it mapped till then.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    with _opening:
+        try:
+            found = os.stat(path + "-shm")  # noqa: PTH116 - two numbers of it
+            for file, head in _shared_memory.get(handle.identity, ()):
+                if os.path.samestat(os.fstat(file), found):
+                    return head
+            file = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
+            head = mmap.mmap(file, HEADER, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            log.debug("disk cache %s: %s; asking SQLite instead", path, error)
+            return None
+        _shared_memory.setdefault(handle.identity, []).append((file, head))
+        return head if head[:4] == _WAL_INDEX and head[12:13] == b"\1" else None
+
+
+def _let_go() -> None:
+    """Close what belongs to databases that nobody here has open. While it is our turn to open."""
+    for which in [which for which in _shared_memory if not _open_here[which]]:
+        for file, head in _shared_memory.pop(which):
+            head.close()
+            os.close(file)
 
 
 def identity(path: str) -> Identity:
@@ -107,9 +160,15 @@ def identity(path: str) -> Identity:
     return found.st_dev, found.st_ino
 
 
-def connect(path: str, which: Identity, *, writer: bool) -> Handle:
-    """Open what is there; never makes a file. A reader, which may be an event loop, hardly waits for who opens another."""
-    with _turn(path, -1 if writer else _READER_BUSY_MS / 1000):
+def connect(path: str, which: Identity, *, writer: bool, patient: bool = False) -> Handle:
+    """Open what is there; never makes a file. A reader, which may be an event loop, hardly waits for who opens another.
+
+    Raises:
+        Opening: it is opened by another thread; not to one who is ``patient``.
+        Replaced: the file at the path is another one.
+    """
+    with _turn(path, -1 if writer or patient else _READER_BUSY_MS / 1000):
+        _let_go()
         if identity(path) != which:
             raise Replaced
         uri = Path(path).absolute().as_uri() + "?mode=rw"
@@ -136,7 +195,7 @@ def connect(path: str, which: Identity, *, writer: bool) -> Handle:
 @contextmanager
 def _turn(path: str, patience: float) -> Iterator[None]:
     if not _opening.acquire(timeout=patience):
-        raise BackendError(f"disk cache {path}: it is being opened")
+        raise Opening(f"disk cache {path}: it is being opened")
     try:
         yield
     finally:
@@ -212,8 +271,8 @@ def _existing_or_new(path: str, names: Names) -> Identity:
                 raise ConfigurationError("path", path, fix)
             raise Damaged("not a cache file")
         version = int.from_bytes(header[60:64], "big")
-        if version >> 24 & 0x3F > schema.VERSION:
-            raise Damaged(f"made by a newer version ({version >> 24 & 0x3F})")
+        if version >> 24 & 0x3F != schema.VERSION:  # an older one does not count what changes
+            raise Damaged(f"made by another version ({version >> 24 & 0x3F})")
         if version & 0xFFFFFF != _hash_of(which) or not _birth_fits(path, header):
             _remove(
                 path

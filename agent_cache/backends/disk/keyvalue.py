@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -11,8 +12,9 @@ from typing import Any
 from agent_cache.backends.base import Found
 from agent_cache.backends.disk.names import TagSet, text_key
 from agent_cache.backends.disk.pending import Row
+from agent_cache.backends.disk.reading import NotReady
 from agent_cache.backends.disk.schema import FLOOR
-from agent_cache.backends.disk.store import EntryStore, NotReady
+from agent_cache.backends.disk.store import EntryStore
 from agent_cache.backends.disk.tagrows import DiskToken
 from agent_cache.backends.disk.writer import Job
 from agent_cache.clock import nonce, seconds
@@ -22,6 +24,7 @@ from agent_cache.policy import checked_key
 
 __all__ = ["DiskStore"]
 
+log = logging.getLogger("agent_cache")
 _CODEC = codec_for(Any)
 _COLUMNS = "key, stamp, payload, seal, boot, created, deadline, shift, load_seconds"
 _LIVE = "(deadline IS NULL OR CASE WHEN boot=? THEN deadline>? ELSE deadline+shift>? END)"
@@ -45,13 +48,23 @@ class DiskStore(EntryStore):
     def get_now(self, keys: list[str]) -> dict[str, Any]:
         """Those that are there. Raises NotReady."""
         names = {_stored_key(key): key for key in keys}
+        if len(names) == 1 and (near := self._nearby.entries.get(next(iter(names)))) is not None:
+            again = self._current(near, _NO_TAGS.tags, _CODEC)
+            if again is not None:
+                try:
+                    value = again.stored.fresh()
+                    self._count("hits")
+                    return {keys[0]: value}
+                except UnstorableResultError as error:
+                    log.debug("a value cannot be read again: %s", error)  # counted below
+        state = self._glance()
         stored, found, raw = list(names), {}, []
         for at in range(0, len(stored), _SLICE):
             part = stored[at : at + _SLICE]
             sql = f"SELECT {_COLUMNS} FROM entries WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
             raw += self._select(sql, part)
         for row in raw:
-            hit = self._hit(row[0], row, _CODEC, _NO_TAGS.tags.digest)
+            hit = self._near_hit(row[0], row[1:], _CODEC, _NO_TAGS.tags, state)
             if isinstance(hit, Found):
                 try:
                     found[names[row[0]]] = hit.stored.fresh()
@@ -74,7 +87,7 @@ class DiskStore(EntryStore):
         def work(db: sqlite3.Connection) -> int:
             for row in rows:
                 if row.size <= self.max_bytes:
-                    self.put(db, row)
+                    self.put(db, [row])
                 else:
                     db.execute("DELETE FROM entries WHERE key=?", (row.key,))
                     self._count("dropped_fills")
@@ -106,10 +119,9 @@ class DiskStore(EntryStore):
         def work(db: sqlite3.Connection) -> None:
             self._pending.drop(None, everything=True)
             db.execute("DELETE FROM entries")
-            db.execute("DELETE FROM leads")
             db.execute("UPDATE tags SET fence=? WHERE id=?", (nonce(), FLOOR))
 
-        return Job(work, durable=True)
+        return Job(work, durable=True, after=self._cool)
 
     def page_now(self, after: bytes) -> list[bytes]:
         """Keys of this surface beyond ``after``, some of them."""

@@ -41,13 +41,12 @@ class DiskWindow:
 class DiskLead:
     """The lease of the one that loads a key."""
 
-    __slots__ = ("__weakref__", "holder", "key", "pid", "renew_at")
+    __slots__ = ("__weakref__", "holder", "renew_at", "what")
 
-    def __init__(self, key: bytes, holder: bytes, renew_at: float) -> None:
-        self.key = key
+    def __init__(self, what: bytes, holder: bytes) -> None:
+        self.what = what
         self.holder = holder
-        self.renew_at = renew_at
-        self.pid = os.getpid()
+        self.renew_at = 0.0
 
 
 class Held:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hmac import compare_digest
+from typing import Any
 
 from agent_cache.tags import Chain, Tag
 
@@ -14,22 +15,25 @@ __all__ = ["Names", "TagSet", "text_key", "tool_key"]
 _CACHED = 8_192
 
 
-def _encoded(parts: Iterable[str]) -> bytes:
+def _encoded(parts: Sequence[str]) -> bytes:
     """Injective: every part with its length."""
-    raw = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return b"".join([len(raw).to_bytes(4, "big"), *(len(part).to_bytes(4, "big") + part for part in raw)])
+    pieces = [len(parts).to_bytes(4, "big")]
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        pieces += (len(raw).to_bytes(4, "big"), raw)
+    return b"".join(pieces)
 
 
 class TagSet:
     """The tags of one call: their names in the file, and a digest of them all (a stamp is for one set only)."""
 
-    __slots__ = ("digest", "ids", "marks", "unique")
+    __slots__ = ("digest", "ids", "last")
 
     def __init__(self, ids: tuple[bytes, ...]) -> None:
         self.ids = ids
-        self.unique = tuple(dict.fromkeys(ids))
         self.digest = hashlib.blake2b(b"".join(ids), digest_size=8).digest()
-        self.marks = ",".join("?" * (len(set(ids)) + 1))
+        self.last: tuple[object, Any] | None = None
+        """What was made of their rows last, and under which :class:`.tagrows.Known`."""
 
 
 class Names:
@@ -39,6 +43,8 @@ class Names:
         self._key = hashlib.blake2b(secret, digest_size=32, person=b"agent_cache disk").digest() if secret else b""
         self.sealed = bool(secret)
         self.set_of = lru_cache(maxsize=_CACHED)(self._set_of)
+        self.tag = lru_cache(maxsize=_CACHED)(self._tag)  # most tags of a call are those of other calls too
+        self.whose = lru_cache(maxsize=_CACHED)(lambda kind, chain: _encoded((kind,)) + _encoded(chain))
         self.chain = lru_cache(maxsize=_CACHED)(self._chain)
         self.group = lru_cache(maxsize=_CACHED)(self._group)
         self.check = self._digest(b"check", b"") if secret else b""
@@ -47,12 +53,12 @@ class Names:
     def _digest(self, what: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(data, digest_size=16, key=self._key, person=what).digest()
 
-    def tag(self, tag: Tag) -> bytes:
+    def _tag(self, tag: Tag) -> bytes:
         kind, chain, path = tag
-        return self._digest(b"tag", _encoded((kind,)) + _encoded(chain) + _encoded(path))
+        return self._digest(b"tag", self.whose(kind, chain) + _encoded(path))
 
     def _set_of(self, tags: tuple[Tag, ...]) -> TagSet:
-        return TagSet(tuple(self.tag(tag) for tag in tags))
+        return TagSet(tuple([self.tag(tag) for tag in tags]))
 
     def of(self, tags: Sequence[Tag]) -> TagSet:
         return self.set_of(tags if isinstance(tags, tuple) else tuple(tags))
@@ -62,6 +68,10 @@ class Names:
 
     def _group(self, group: str) -> bytes:
         return self._digest(b"group", _encoded((group,)))
+
+    def lead(self, key: bytes, token: bytes) -> bytes:
+        """What a lead is on."""
+        return hashlib.blake2b(key, digest_size=16, key=hashlib.blake2b(token, digest_size=32).digest()).digest()
 
     def seal(self, *parts: bytes) -> bytes | None:
         """Proof that who wrote these parts together knew the secret."""

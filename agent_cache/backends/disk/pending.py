@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from agent_cache.backends.disk.leases import DiskLead
 from agent_cache.backends.disk.tagrows import DiskToken
 
 __all__ = ["Pending", "Row"]
 
+Columns = tuple[bytes, bytes, bytes | None, bytes, float, float | None, float, float]
+"""``stamp, payload, seal, boot, created, deadline, shift, load_seconds``"""
 _MAX_ENTRIES, _MAX_BYTES = 4_096, 16 * 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
 class Row:
     """An entry as it goes into the file."""
 
-    key: bytes
-    group: bytes
-    chain: bytes | None
-    size: int
-    stamp: bytes
-    boot: bytes
-    created: float
-    deadline: float | None
-    shift: float
-    load_seconds: float
-    seal: bytes | None
-    payload: bytes
-    token: DiskToken
-    maxsize: int | None = None
-    lead: DiskLead | None = None
+    __slots__ = ("chain", "columns", "group", "key", "lead", "maxsize", "size", "token")
+
+    def __init__(self, key: bytes, size: int, group: bytes, token: DiskToken, columns: Columns) -> None:
+        self.key = key
+        self.size = size
+        self.group = group
+        self.token = token
+        self.columns = columns
+        self.chain: bytes | None = None
+        self.maxsize: int | None = None
+        self.lead: DiskLead | None = None
+
+    @property
+    def stamp(self) -> bytes:
+        return self.columns[0]
+
+    @property
+    def payload(self) -> bytes:
+        return self.columns[1]
+
+    def values(self, used: int) -> tuple[Any, ...]:
+        """What the file holds of it, but for its number."""
+        stamp, payload, seal, boot, created, deadline, shift, load_seconds = self.columns
+        return (
+            self.key, self.group, self.chain, self.size, used,
+            stamp, boot, created, deadline, shift, load_seconds, seal, payload,
+        )  # fmt: skip
 
 
 class Pending:

@@ -61,8 +61,7 @@ def touch(db: sqlite3.Connection, keys: Iterable[bytes], tick: int) -> None:
 
 
 def sweep(db: sqlite3.Connection, now: float, wall: float, boot: bytes) -> int:
-    """Delete expired entries and dead leads."""
-    db.execute("DELETE FROM leads WHERE boot<>? OR expires<=?", (boot, now))
+    """Delete expired entries."""
     db.execute("DELETE FROM groups WHERE entries<=0")
     over = (
         "DELETE FROM entries WHERE number IN (SELECT number FROM entries WHERE deadline IS NOT NULL"

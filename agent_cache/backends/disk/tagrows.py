@@ -8,54 +8,135 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from agent_cache.backends.disk.leases import DiskWindow
 from agent_cache.backends.disk.names import TagSet
-from agent_cache.backends.disk.schema import FLOOR, tags_sql
+from agent_cache.backends.disk.schema import FLOOR, FLOOR_SQL, tags_sql
 from agent_cache.clock import nonce
 
-__all__ = ["DiskToken", "Snapshot", "begin", "end", "is_open", "move", "read_tags", "renew", "snapshot_of"]
+__all__ = [
+    "DiskToken",
+    "Known",
+    "Mark",
+    "Rows",
+    "Versions",
+    "begin",
+    "end",
+    "holds",
+    "is_open",
+    "mark_of",
+    "move",
+    "renew",
+]
 
 Marker = list[Any]
 """``[window, expires, boot]``"""
+_MOST_KNOWN = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+Rows = dict[bytes, Sequence[Any] | None]
+Mark = tuple[bytes, int] | None
+"""Of which file, and how often any of its tags had changed: while it is the same, every tag is."""
+
+
+class Known:
+    """What is known of the tags while they are as they were under one mark. Grows as they are asked for."""
+
+    __slots__ = ("absent", "mark", "rows")
+
+    def __init__(self, mark: Mark, absent: bytes) -> None:
+        self.mark = mark
+        self.absent = absent
+        self.rows: Rows = {}
+
+    @classmethod
+    def nothing(cls) -> Known:
+        return cls(None, b"")
+
+    @classmethod
+    def of(cls, floor: Sequence[Any] | None) -> Known:
+        """Out of the floor's row ``(file, moved, version, …)``; there is none in a damaged file."""
+        return cls.nothing() if floor is None else cls((floor[0], floor[1]), floor[2])
+
+    def learn(self, rows: Rows, asked: Iterable[bytes], found: Iterable[Sequence[Any]]) -> None:
+        """Add ``(id, version, fence, markers, writer, …)`` to ``rows``, which are ours; those without a row too."""
+        if len(rows) > _MOST_KNOWN:
+            self.rows = {}  # who is at work with the old ones goes on with them
+        fresh: Rows = dict.fromkeys(asked)
+        for row in found:
+            fresh[row[0]] = row
+        rows.update(fresh)  # at once: nobody may take a tag that has a row for one without
+
+
 class DiskToken:
-    """Stamp and fences of a load, under which tags."""
+    """Stamp and fences of a load, under which tags. Equal exactly when both are."""
 
-    stamp: bytes
-    fences: bytes
-    tags: TagSet = field(compare=False, repr=False)
-    seen: object = field(default=None, compare=False, repr=False)
-    """By which connection, at which version of the file it was handed out, or an earlier one."""
+    __slots__ = ("fences", "known", "missed", "stamp", "tags")
+
+    def __init__(
+        self, stamp: bytes, fences: bytes, tags: TagSet, known: Known | None = None, missed: object = None
+    ) -> None:
+        self.stamp = stamp
+        self.fences = fences
+        self.tags = tags
+        self.known = known
+        """The tags when it was handed out: while they are these it holds."""
+        self.missed = missed
+        """In which state of the file there was no entry to go with it; None: that is not known."""
 
     @property
     def whole(self) -> bytes:
         return self.stamp + self.fences
 
+    def __hash__(self) -> int:
+        return hash((self.stamp, self.fences))
 
-@dataclass(slots=True)
-class Snapshot:
-    """The tags of one set as of one moment."""
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DiskToken) and self.stamp == other.stamp and self.fences == other.fences
 
-    token: DiskToken
-    blocked: bool
-    foreign: bool
-    """A marker of another boot is there: its tags have to be moved before anything is believed."""
-    writers: list[str | None]
+
+class Versions:
+    """The tags of one set under one mark."""
+
+    __slots__ = ("_rows", "fences", "known", "marked", "stamp", "tags")
+
+    def __init__(self, tags: TagSet, known: Known, rows: Rows) -> None:
+        assert known.mark is not None  # noqa: S101 - a damaged file was told before
+        absent = known.absent
+        self.tags = tags
+        self.known = known
+        self._rows = [rows[name] for name in tags.ids]
+        self.marked = False
+        """Whether any tag has a marker, alive or not."""
+        if not any(self._rows):  # as most sets of tags are: never written to
+            versions = self.fences = absent * len(tags.ids)
+        else:
+            versions = b"".join([absent if row is None else row[1] for row in self._rows])
+            self.fences = b"".join([absent if row is None else row[2] for row in self._rows])
+            self.marked = any(row[3] for row in self._rows if row is not None)
+        self.stamp = known.mark[0] + tags.digest + versions
+
+    def blocked(self, now: float, boot: str) -> bool:
+        return any(row is not None and is_open(row[3], now, boot) for row in self._rows)
+
+    def foreign(self, boot: str) -> bool:
+        """A marker of another boot is there: its tags have to be moved before anything is believed."""
+        return any(mark[2] != boot for row in self._rows if row is not None for mark in markers_of(row[3]))
+
+    def of(self, token: DiskToken) -> bool:
+        return self.stamp == token.stamp and self.fences == token.fences
 
     def dropped_by(self, stamp: bytes) -> str | None:
         """Who moved the first tag in which ``stamp`` differs."""
-        now = self.token.stamp
+        now = self.stamp
         if len(stamp) != len(now) or stamp[:20] != now[:20]:
             return "clear"
-        for index, writer in enumerate(self.writers):
+        for index, row in enumerate(self._rows):
             at = 20 + 12 * index
             if stamp[at : at + 12] != now[at : at + 12]:
-                return writer
+                return None if row is None else row[4]
         return None
 
 
@@ -71,34 +152,24 @@ def is_open(text: str | None, now: float, boot: str) -> bool:
     return any(mark[2] != boot or mark[1] > now for mark in markers_of(text))
 
 
-def snapshot_of(tags: TagSet, rows: Iterable[Sequence[Any]], now: float, boot: str, seen: object = None) -> Snapshot:
-    """Stamp and fences out of rows ``(id, version, fence, markers, writer, …)``, the floor among them."""
-    known = {row[0]: row for row in rows}
-    floor = known[FLOOR]
-    versions: list[bytes] = [floor[2], tags.digest]
-    fences: list[bytes] = []
-    writers: list[str | None] = []
-    blocked = foreign = False
-    absent = floor[1]
-    for name in tags.ids:
-        row = known.get(name)
-        if row is None:
-            versions.append(absent)
-            fences.append(absent)
-            writers.append(None)
-            continue
-        versions.append(row[1])
-        fences.append(row[2])
-        writers.append(row[4])
-        if row[3]:
-            blocked = blocked or is_open(row[3], now, boot)
-            foreign = foreign or any(mark[2] != boot for mark in markers_of(row[3]))
-    return Snapshot(DiskToken(b"".join(versions), b"".join(fences), tags, seen), blocked, foreign, writers)
+def read_tags(db: sqlite3.Connection, tags: TagSet) -> Versions:
+    """As they are now, inside a transaction."""
+    found = db.execute(tags_sql(len(tags.ids)), tags.ids).fetchall()
+    known = Known.of(found[0])
+    known.learn(known.rows, tags.ids, found[1:])
+    return Versions(tags, known, known.rows)
 
 
-def read_tags(db: sqlite3.Connection, tags: TagSet, now: float, boot: str) -> Snapshot:
-    rows = db.execute(tags_sql(tags.marks), (FLOOR, *tags.unique)).fetchall()
-    return snapshot_of(tags, rows, now, boot)
+def holds(db: sqlite3.Connection, token: DiskToken, now: float, boot: str) -> bool:
+    """Whether a token is good for a fill, inside a transaction."""
+    found = read_tags(db, token.tags)
+    return found.of(token) and not found.blocked(now, boot)
+
+
+def mark_of(db: sqlite3.Connection) -> Mark:
+    """Inside a transaction."""
+    file_id, moved, _ = db.execute(FLOOR_SQL).fetchone()
+    return file_id, moved
 
 
 def floor_of(db: sqlite3.Connection) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ is handed in (see :class:`Upkeep`).
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ __all__ = ["Job", "Upkeep", "Writer"]
 
 T = TypeVar("T")
 log = logging.getLogger("agent_cache")
-_PATIENCE, _PAUSE, _IDLE, _LINGER = 2.0, 0.02, 5.0, 0.003
+_PATIENCE, _PAUSE, _IDLE, _LINGER = 2.0, 0.02, 5.0, 0.01
 _GROUP, _ROUNDS = 64, 5
 _OWED_EVERY = 0.5
 
@@ -92,6 +93,7 @@ class Upkeep(Protocol):
     def renew(self) -> Job | None: ...
     def write_batch(self, db: sqlite3.Connection, ids: Collection[bytes]) -> Callable[[], None] | None: ...
     def waiting(self, ids: Collection[bytes] = ()) -> bool: ...
+    def backlog(self) -> bool: ...
     def give_up(self, error: Exception) -> None: ...
     def tidy(self, db: sqlite3.Connection, *, idle: bool) -> None: ...
 
@@ -110,6 +112,7 @@ class Writer(Executor):
         self._owed: list[Job] = []  # ends that could not be delivered, and whose callers know
         self._owed_at = 0.0
         self._poked = False
+        self._wakes_at = 0.0
         self._closing = False
         self.handle: Handle | None = None
         self._mode = ""
@@ -134,6 +137,11 @@ class Writer(Executor):
         with self._lock:
             self._poked = True
             self._wake()
+
+    def wake_within(self, seconds: float) -> None:
+        """There is something to renew by then."""
+        if self._thread is None or self._wakes_at > time.monotonic() + seconds:
+            self.poke()
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -177,7 +185,8 @@ class Writer(Executor):
         ends = time.monotonic() + _IDLE
         with self._lock:
             while True:
-                self._poked = False  # before looking: who adds a fill after this wakes us
+                self._poked = False  # before looking: who adds a fill or a lead after this wakes us
+                self._wakes_at = math.inf
                 due = self._upkeep.due_in()
                 if self._owed:
                     left = self._owed_at - time.monotonic()
@@ -187,7 +196,7 @@ class Writer(Executor):
                 if self._jobs or (due is not None and due <= 0):
                     break
                 if self._upkeep.waiting():
-                    if self._closing or linger <= 0:
+                    if self._closing or linger <= 0 or self._upkeep.backlog():
                         break
                     self._poked = True  # others may follow, and need not wake us
                     self._lock.wait(linger)
@@ -199,8 +208,10 @@ class Writer(Executor):
                             self._tidy(idle=True)
                     self._thread = None
                     return None
-                left = max(0.0, ends - time.monotonic()) if due is None else due
-                self._lock.wait(min(max(left, 0.001), 60.0))
+                now = time.monotonic()
+                left = min(max(max(0.0, ends - now) if due is None else due, 0.001), 60.0)
+                self._wakes_at = now + left
+                self._lock.wait(left)
             jobs, self._jobs = self._jobs[:_GROUP], self._jobs[_GROUP:]
             self._poked = False
             return jobs

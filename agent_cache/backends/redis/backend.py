@@ -12,7 +12,6 @@ import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -28,6 +27,9 @@ from agent_cache.backends.redis.doctor import diagnose
 from agent_cache.backends.redis.keeper import Keeper, Kept
 from agent_cache.backends.redis.keyvalue import KeyValueSurface
 from agent_cache.backends.redis.links import Links, RefusedError
+from agent_cache.backends.redis.looks import Look
+from agent_cache.backends.redis.opened import Opened, Recent
+from agent_cache.backends.redis.plans import Group, Plan, Plans
 from agent_cache.backends.redis.records import (
     NONCE,
     EntryRecord,
@@ -35,11 +37,13 @@ from agent_cache.backends.redis.records import (
     TagRecord,
     entry_bytes,
     epoch_bytes,
+    read_current,
     read_entry,
     read_tag,
-    versions_of,
+    version_of,
 )
-from agent_cache.backends.redis.wire import Command, Replies
+from agent_cache.backends.redis.resp import Command
+from agent_cache.backends.redis.wire import Replies
 from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
@@ -56,46 +60,26 @@ _MARGIN = 1.01  # clocks of two hosts run at slightly different rates
 _ROOT: tuple[Tag, ...] = (("all", (), ()),)
 
 
-@dataclass(slots=True, frozen=True)
-class _Group:
-    """The tags of one call that stand in one slot (off a Cluster: all of them)."""
+class _Parts:
+    """The looks at several slots as one."""
 
-    slot: bytes
-    keys: tuple[bytes, ...]
-    positions: tuple[int, ...]
+    def __init__(self, plan: Plan, parts: Sequence[Look]) -> None:
+        self.raw: Any = None
+        self.left: Any = None
+        self.made: Any = None
+        self.tags: list[Any] = [None] * len(plan.ids)
+        for group, part in zip(plan.groups, parts, strict=True):
+            if group.slot == plan.home:
+                self.raw, self.left = part.raw, part.left
+            for at, value in zip(group.positions, part.tags, strict=True):
+                self.tags[at] = value
+        epochs = [part.epoch for part in parts]
+        self.epoch = epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs))
 
-
-@dataclass(slots=True, frozen=True)
-class _Plan:
-    """A call's tags as keys. ``home``: the slot of its entry."""
-
-    groups: tuple[_Group, ...]
-    home: bytes
-    ids: tuple[bytes, ...]
-
-    @property
-    def at_home(self) -> _Group:
-        """The tags that stand beside the entry; there may be none."""
-        return next((group for group in self.groups if group.slot == self.home), _Group(self.home, (), ()))
-
-
-class _Seen:
-    """What was read at one moment, for one call or several that read the same in one batch; opened once for all.
-
-    ``left``: the entry's remaining ms, ``stamp``: what an entry must have been loaded under to be current.
-    """
-
-    __slots__ = ("codec", "entry", "epoch", "left", "raw", "stamp", "stored", "tags")
-
-    def __init__(self, raw: Any, left: Any, tags: Sequence[Any], epoch: bytes) -> None:
-        self.raw = raw
-        self.left = left
-        self.tags = tags
-        self.epoch = epoch
-        self.stamp = _stamp(epoch, tags)
-        self.entry: EntryRecord | None = None
-        self.stored: Stored | None = None
-        self.codec: ToolCodec | None = None
+    def stamp(self) -> bytes | None:
+        """As that of one look."""
+        versions = [version_of(raw) for raw in self.tags]
+        return None if None in versions else self.epoch + b"".join(cast("list[bytes]", versions))
 
 
 class Token:
@@ -103,7 +87,7 @@ class Token:
 
     __slots__ = ("_fences", "_stamp", "plan", "replaces")
 
-    def __init__(self, plan: _Plan, stamp: bytes, fences: tuple[bytes, ...]) -> None:
+    def __init__(self, plan: Plan, stamp: bytes, fences: tuple[bytes, ...]) -> None:
         self.plan = plan
         self.replaces = False
         """Whether what stands there cannot be read."""
@@ -114,7 +98,7 @@ class Token:
     def stamp(self) -> bytes:
         return self._stamp
 
-    def expected(self, group: _Group) -> bytes:
+    def expected(self, group: Group) -> bytes:
         """Versions and fences of one group's tags, as the scripts compare them."""
         start = len(self._stamp) - NONCE * len(self._fences)
         versions = [self._stamp[start + NONCE * at : start + NONCE * (at + 1)] for at in group.positions]
@@ -132,7 +116,7 @@ class Window:
 
     __slots__ = ("__weakref__", "announced", "before", "closed", "due", "every", "nonces", "plan", "since", "writer")
 
-    def __init__(self, plan: _Plan, writer: bytes, every: float) -> None:
+    def __init__(self, plan: Plan, writer: bytes, every: float) -> None:
         self.plan = plan
         self.writer = writer
         self.every = every
@@ -255,7 +239,8 @@ class RedisBackend(KeyValueSurface):
         self._skew_ms = 0  # tests let time pass with it
         self._keep_ms = round(self.max_ttl * 1000) + _HOUR
         self._is_closed = False
-        self._plans: dict[tuple[Tag, ...], _Plan] = {}
+        self._recent = Recent()
+        self._plans = Plans(self._names, sharded=links.sharded)
         self._keeper = Keeper(self._renew)
         self._bus: Bus | None = None
         self._face = BlockingFace(self)
@@ -291,6 +276,7 @@ class RedisBackend(KeyValueSurface):
     async def close(self) -> None:
         """Close this event loop's connections (and those of ours in the background). Usable again afterwards."""
         self._is_closed = True
+        self._recent.clear()
         bus, self._bus = self._bus, None
         if bus is not None:
             await bus.close()
@@ -304,34 +290,66 @@ class RedisBackend(KeyValueSurface):
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
-        plan = self._plan(tags)
+        plan = self._plans.of(tags)
         self._is_closed = False
-        seen = await self._read(key, plan)
-        raw, epoch = seen.raw, seen.epoch
-        why, dropped_by, entry = "absent", None, None
-        if raw is not None and key is not None:
-            entry = seen.entry
-            if entry is None:
-                entry = seen.entry = read_entry(raw, self._seal, self._bound(key, plan))
-            if entry is None:
+        only = plan.only
+        seen: Look | _Parts
+        if only is None:
+            seen = await self._read_all(key, plan)
+        else:
+            entry_key = None if key is None else self._names.entry(only.slot, key)
+            seen = await self._links.look(only, entry_key, wants_left=self.serves_near_tier)
+        opened: Opened | None = seen.made
+        if opened is None or opened.codec is not codec:
+            opened = self._opened(seen, key, plan, codec)
+        if opened.stored is not None:
+            return self._found(opened.stored, opened.entry, seen.left)
+        return await self._missed(seen, opened, plan)
+
+    def _opened(self, seen: Look | _Parts, key: bytes | None, plan: Plan, codec: ToolCodec) -> Opened:
+        """What was read, opened once for all who read it in one batch."""
+        raw, stamp = seen.raw, seen.stamp()
+        known = None if raw is None or key is None else self._recent.get(key, raw, plan, codec, stamp)
+        if known is not None:
+            seen.made = known
+            return known
+        opened = seen.made = Opened(raw, plan, codec, stamp)
+        if raw is None or key is None:
+            return opened
+        entry = read_current(raw, stamp) if stamp is not None and self._seal is None else None
+        if entry is None:
+            entry = read_entry(raw, self._seal, self._bound(key, plan))
+        opened.entry = entry
+        if entry is None:
+            self._corrupt += 1
+        elif entry.stamp == stamp:
+            try:
+                opened.stored = codec.thaw_payload(entry.payload)
+            except UnstorableResultError:
                 self._corrupt += 1
-            elif entry.stamp == seen.stamp:
-                found = self._found(entry, codec, seen)
-                if found is not None:
-                    return found
+            else:
+                if not self.serves_near_tier:
+                    self._recent.put(key, opened)
+        return opened
+
+    async def _missed(self, seen: Look | _Parts, opened: Opened, plan: Plan) -> Lookup:
+        """No hit: why, and what there is in its place."""
+        why, dropped_by, entry = "absent", None, opened.entry
         records = [read_tag(each) for each in seen.tags]
-        if entry is not None and entry.stamp != seen.stamp:
-            why, dropped_by = "stale", _dropped_by(entry, epoch, records)
-        token = await self._token(plan, records, epoch)
+        if entry is not None and entry.stamp != opened.stamp:
+            why, dropped_by = "stale", _dropped_by(entry, seen.epoch, records)
+        token = await self._token(plan, records, seen.epoch)
         if token is None:
             return Blocked()
-        token.replaces = raw is not None and why == "absent"
+        token.replaces = seen.raw is not None and why == "absent"
         return Missing(token, why, dropped_by)
 
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
-        seen = await self._read(None, self._plan(tags))
-        if stamp is not None and seen.stamp == stamp:
+        plan = self._plans.of(tags)
+        only = plan.only
+        seen = await self._read_all(None, plan) if only is None else await self._links.look(only, None)
+        if stamp is not None and seen.stamp() == stamp:
             return Same()
         return await self.lookup(key, tags, codec)
 
@@ -364,7 +382,7 @@ class RedisBackend(KeyValueSurface):
         filled = await self._links.ask(plan.home, [self._filling(mine, plan.at_home, key, lead, blob, ttl)])
         return bool(filled.values[0] == 1)
 
-    def _filling(self, token: Token, group: _Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
+    def _filling(self, token: Token, group: Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
         names, who = self._names, lead.who if lead is not None else b""
         keys = (names.entry(group.slot, key), names.lead(group.slot, key), *group.keys)
         px = max(1, round(ttl * 1000))
@@ -427,7 +445,7 @@ class RedisBackend(KeyValueSurface):
             await self._wait_out(window)
         return window
 
-    async def _begin_in(self, window: Window, group: _Group) -> None:
+    async def _begin_in(self, window: Window, group: Group) -> None:
         attempts = window.nonces.setdefault(group.slot, [])
 
         def commands() -> list[Command]:
@@ -442,7 +460,7 @@ class RedisBackend(KeyValueSurface):
         window.before[group.slot] = [version or _NONE for version in reply[1:]]
 
     async def _change(
-        self, window: Window, group: _Group, commands: Callable[[], list[Command]], patience: float
+        self, window: Window, group: Group, commands: Callable[[], list[Command]], patience: float
     ) -> Replies:
         """Carry an invalidation through; on a Redis that is too full to note it, by forgetting the tags."""
         try:
@@ -457,7 +475,7 @@ class RedisBackend(KeyValueSurface):
     def _announcement(self) -> bytes:
         return b"" if self._links.sharded else self._names.leases
 
-    def _opening(self, script: Any, window: Window, group: _Group, mark: bytes, last: bytes) -> Command:
+    def _opening(self, script: Any, window: Window, group: Group, mark: bytes, last: bytes) -> Command:
         lease = round(self._write_lease * 1000)
         said = (window.writer, self._names.bus, self._ids(window.plan, group), lease, last)
         return (script, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, mark, *said)
@@ -522,7 +540,7 @@ class RedisBackend(KeyValueSurface):
         )
 
     async def _end_in(
-        self, window: Window, group: _Group, settle: int, *, no_effect: bool, fresh: bytes, patience: float
+        self, window: Window, group: Group, settle: int, *, no_effect: bool, fresh: bytes, patience: float
     ) -> None:
         before = b"".join(window.before.get(group.slot, ())) if no_effect else b""
         marks = b"".join(window.nonces[group.slot])
@@ -544,7 +562,7 @@ class RedisBackend(KeyValueSurface):
         plan = self._plan(tags)
         window = Window(plan, _short(writer), 0)
 
-        async def move_in(group: _Group) -> None:
+        async def move_in(group: Group) -> None:
             def commands() -> list[Command]:
                 said = (window.writer, self._names.bus, self._ids(plan, group), self._announcement())
                 return [(scripts.MOVE, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, nonce(), *said)]
@@ -602,67 +620,22 @@ class RedisBackend(KeyValueSurface):
 
     # -- the pieces ---------------------------------------------------------------------------------------------------
 
-    def _plan(self, tags: Sequence[Tag]) -> _Plan:
-        known = tuple(tags)
-        plan = self._plans.get(known)
-        if plan is None:
-            if len(self._plans) > 20_000:
-                self._plans.clear()
-            plan = self._plans[known] = self._make_plan(known)
-        return plan
-
-    def _make_plan(self, tags: tuple[Tag, ...]) -> _Plan:
-        named = [self._names.tag(tag) for tag in tags]
-        home = self._names.home(tags)
-        slots = dict.fromkeys(slot for slot, _, _ in named) if self._links.sharded else {home: None}
-        groups: list[_Group] = []
-        for slot in slots:
-            mine = [at for at, (own, _, _) in enumerate(named) if own == slot or not self._links.sharded]
-            groups.append(_Group(slot, tuple(named[at][1] for at in mine), tuple(mine)))
-        return _Plan(tuple(groups), home, tuple(ident for _, _, ident in named))
+    def _plan(self, tags: Sequence[Tag]) -> Plan:
+        return self._plans.of(tags)
 
     @staticmethod
-    def _ids(plan: _Plan, group: _Group) -> bytes:
+    def _ids(plan: Plan, group: Group) -> bytes:
         return b"".join([plan.ids[at] for at in group.positions])
 
-    async def _read(self, key: bytes | None, plan: _Plan) -> _Seen:
-        """An entry and its tags; its remaining ms where a near tier needs them."""
-        if len(plan.groups) == 1:
-            return await self._read_in(key, plan.groups[0])
-        parts = await asyncio.gather(
-            *(self._read_in(key if group.slot == plan.home else None, group) for group in plan.groups)
-        )
-        raw: Any = None
-        left: Any = None
-        found: list[Any] = [None] * len(plan.ids)
-        for group, part in zip(plan.groups, parts, strict=True):
-            if group.slot == plan.home:
-                raw, left = part.raw, part.left
-            for at, value in zip(group.positions, part.tags, strict=True):
-                found[at] = value
-        epochs = [part.epoch for part in parts]
-        return _Seen(raw, left, found, epochs[0] if len(set(epochs)) == 1 else epoch_bytes(b"".join(epochs)))
+    async def _read_all(self, key: bytes | None, plan: Plan) -> _Parts:
+        """An entry and its tags that stand in several slots."""
+        asked: list[Awaitable[Look]] = []
+        for group in plan.groups:
+            entry = self._names.entry(group.slot, key) if key is not None and group.slot == plan.home else None
+            asked.append(self._links.look(group, entry, wants_left=entry is not None and self.serves_near_tier))
+        return _Parts(plan, await asyncio.gather(*asked))
 
-    async def _read_in(self, key: bytes | None, group: _Group) -> _Seen:
-        """All of it from one slot. Whoever asks the same in the same batch gets the same object."""
-        commands: list[Command]
-        if key is None:
-            commands = [("MGET", *group.keys)]
-        else:
-            entry = self._names.entry(group.slot, key)
-            commands = [("MGET", entry, *group.keys)]
-            if self.serves_near_tier:
-                commands.append(("PTTL", entry))
-        reply = await self._links.ask(group.slot, commands, wants_epoch=True)
-        seen: _Seen | None = reply.made
-        if seen is None:
-            values = reply.values[0]
-            raw, tags = (None, values) if key is None else (values[0], values[1:])
-            left = reply.values[1] if len(commands) == 2 else None
-            seen = reply.made = _Seen(raw, left, tags, reply.epoch or b"")
-        return seen
-
-    async def _token(self, plan: _Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
+    async def _token(self, plan: Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
         """The token to load under; None while somebody writes. Records that are missing are minted."""
         versions = [record.version if record is not None else b"" for record in records]
         fences = [record.fence if record is not None else b"" for record in records]
@@ -689,21 +662,18 @@ class RedisBackend(KeyValueSurface):
                     fences[at] = answer[NONCE * (count + number) : NONCE * (count + number + 1)]
         return Token(plan, epoch + b"".join(versions), tuple(fences))
 
-    def _found(self, entry: EntryRecord, codec: ToolCodec, seen: _Seen) -> Found | None:
-        left_ms, stored = seen.left, seen.stored
-        if stored is None or seen.codec is not codec:
-            try:
-                stored = codec.thaw_payload(entry.payload)
-            except UnstorableResultError:
-                self._corrupt += 1
-                return None
-            seen.stored, seen.codec = stored, codec
-        age = max(0.0, self._wall() - entry.created)
-        left = max(0.0, entry.ttl - age) if entry.ttl else None
+    def _found(self, stored: Stored, entry: EntryRecord | None, left_ms: Any) -> Found:
+        entry = cast(EntryRecord, entry)
+        age = time.time() + self._skew_ms / 1000 - entry.created
+        if age < 0.0:
+            age = 0.0
+        left = None
+        if entry.ttl:
+            left = entry.ttl - age if entry.ttl > age else 0.0
         kept_for = None if left_ms is None else max(0.001, left_ms / 1000)  # by the server's clock
         return Found(stored, age, left, entry.load_seconds, None, entry.stamp, kept_for=kept_for)
 
-    def _bound(self, key: bytes, plan: _Plan) -> bytes:
+    def _bound(self, key: bytes, plan: Plan) -> bytes:
         """What an entry's authentication is bound to beside what it says itself."""
         return b"".join((key, *plan.ids)) if self._seal is not None else b""
 
@@ -723,12 +693,6 @@ def _short(writer: str) -> bytes:
 
 def _is_free(record: TagRecord | None) -> bool:
     return record is not None and record.free
-
-
-def _stamp(epoch: bytes, tags_found: Sequence[object]) -> bytes | None:
-    """What an entry must have been loaded under to be current; None where a tag was lost: then nothing is."""
-    versions = versions_of(tags_found)
-    return None if versions is None else epoch + versions
 
 
 def _dropped_by(entry: EntryRecord, epoch: bytes, records: Sequence[TagRecord | None]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.records import Names, opened_value, sealed_value
-from agent_cache.backends.redis.wire import Command
+from agent_cache.backends.redis.resp import Command
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError

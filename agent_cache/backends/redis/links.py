@@ -21,7 +21,10 @@ from redis.exceptions import ResponseError
 
 from agent_cache.backends.portal import PORTAL
 from agent_cache.backends.redis.blueprint import Address, Blueprint
-from agent_cache.backends.redis.wire import Command, Replies, Wire, WireDownError
+from agent_cache.backends.redis.looks import Look
+from agent_cache.backends.redis.plans import Group
+from agent_cache.backends.redis.resp import Command
+from agent_cache.backends.redis.wire import Replies, Wire, WireDownError
 from agent_cache.errors import BackendError
 
 __all__ = ["Links", "RefusedError"]
@@ -94,6 +97,7 @@ class Links:
             _inherited.append(dict(self._loops))
         self._lock = threading.Lock()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWires] = weakref.WeakKeyDictionary()
+        self._here: tuple[asyncio.AbstractEventLoop | None, _LoopWires | None] = (None, None)  # who asked last
         self._slots: list[tuple[int, int, Address]] = []
         self._stale_slots = True
         self._down: dict[Address | None, str] = {}
@@ -124,6 +128,33 @@ class Links:
         except WireDownError as error:
             self._trip(slot, error)
             raise
+
+    async def look(self, group: Group, entry: bytes | None, *, wants_left: bool = False) -> Look:
+        """Read tags of one slot, and an entry beside them, with the epoch; as :meth:`ask` does, and raising what it raises."""
+        if self._down and (why := self._down.get(self._known_address(group.slot))) is not None:
+            raise WireDownError(why)
+        try:
+            try:
+                return await self._look(group, entry, wants_left)
+            except WireDownError as error:
+                if not error.was_up:
+                    raise
+                return await self._look(group, entry, wants_left)
+        except WireDownError as error:
+            self._trip(group.slot, error)
+            raise
+
+    async def _look(self, group: Group, entry: bytes | None, wants_left: bool) -> Look:
+        for _ in range(_MAX_MOVES):
+            wire = self._wire(await self._address(group.slot) if self.sharded else None)
+            try:
+                return await wire.look(group, entry, wants_left=wants_left)
+            except WireDownError:
+                self._stale_slots = True
+                raise
+            except ResponseError as refused:
+                self._judge(refused, wire)
+        raise WireDownError(f"Redis at {self.where}: the slot keeps moving")
 
     async def ask_patiently(
         self, slot: bytes, commands: Callable[[], Sequence[Command]], patience: float, *, wants_epoch: bool = False
@@ -167,27 +198,37 @@ class Links:
                 raise
             for refused in replies.values:
                 if isinstance(refused, ResponseError):
+                    self._judge(refused, wire)
                     break
             else:
                 return replies
-            kind, word = _named(refused)
-            if self.sharded and kind == "MovedError":
-                self._stale_slots = True
-                continue
-            text = str(refused)
-            if kind in _MOVING_TYPES:  # a slot on its way to another server: soon over, and no fault of this one
-                self._stale_slots = True
-                raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", is_outage=False)
-            if kind in _AWAY_TYPES or word in _AWAY:
-                wire.distrust()  # a demoted primary: look again who is in charge
-                self._stale_slots = True
-                raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", was_up=True)
-            raise RefusedError(f"Redis at {self.where} refused a command: {kind}: {text[:300]}", kind)
         raise WireDownError(f"Redis at {self.where}: the slot keeps moving")
+
+    def _judge(self, refused: ResponseError, wire: Wire) -> None:
+        """What a refusal means: ask again elsewhere (it returns), this server is not the one, or nothing is to be done.
+
+        Raises:
+            BackendError: all but the first.
+        """
+        kind, word = _named(refused)
+        if self.sharded and kind == "MovedError":
+            self._stale_slots = True
+            return
+        text = str(refused)
+        if kind in _MOVING_TYPES:  # a slot on its way to another server: soon over, and no fault of this one
+            self._stale_slots = True
+            raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", is_outage=False)
+        if kind in _AWAY_TYPES or word in _AWAY:
+            wire.distrust()  # a demoted primary: look again who is in charge
+            self._stale_slots = True
+            raise WireDownError(f"Redis at {self.where}: {kind}: {text[:200]}", was_up=True)
+        raise RefusedError(f"Redis at {self.where} refused a command: {kind}: {text[:300]}", kind)
 
     def _wire(self, address: Address | None) -> Wire:
         loop = asyncio.get_running_loop()
-        mine = self._loops.get(loop)
+        here, mine = self._here
+        if here is not loop:
+            mine = self._loops.get(loop)
         if mine is None:
             with self._lock:
                 for gone in [each for each in self._loops if each.is_closed()]:
@@ -198,6 +239,8 @@ class Links:
                 start.__await__().send(None)  # up to its yield, which needs no loop
             except StopIteration:
                 pass
+        if here is not loop:
+            self._here = loop, mine
         wire = mine.by_address.get(address)
         if wire is None:
             wire = mine.by_address[address] = Wire(

@@ -19,21 +19,25 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from agent_cache.backends.redis.resp import bulk
 from agent_cache.tags import Tag
 
 __all__ = [
     "EntryRecord",
+    "Named",
     "Names",
     "TagRecord",
     "entry_bytes",
     "epoch_bytes",
     "opened_value",
+    "read_current",
     "read_entry",
     "read_tag",
     "sealed_value",
     "tag_id",
-    "versions_of",
+    "version_of",
 ]
 
 NONCE = 12
@@ -73,14 +77,9 @@ def read_tag(raw: object) -> TagRecord | None:
     return TagRecord(raw[2:14], raw[14:26], writers == 0, name.decode("utf-8", "replace"))
 
 
-def versions_of(raws: Sequence[object]) -> bytes | None:
-    """The versions of tag records, one after the other, without reading the rest; None if one is missing or not ours."""
-    versions: list[bytes] = []
-    for raw in raws:
-        if type(raw) is not bytes or len(raw) < _TAG_HEAD or raw[0] != _T:
-            return None
-        versions.append(raw[2:14])
-    return b"".join(versions)
+def version_of(raw: object) -> bytes | None:
+    """The version in a tag record, without reading the rest; None if there is none, or it is not ours."""
+    return raw[2:14] if type(raw) is bytes and len(raw) >= _TAG_HEAD and raw[0] == _T else None
 
 
 @dataclass(slots=True)
@@ -127,6 +126,20 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac)
 
 
+def read_current(raw: bytes, stamp: bytes) -> EntryRecord | None:
+    """An entry that says it was loaded under this very stamp and is not authenticated; None for any other.
+
+    A secret or a doubt is :func:`read_entry`'s business: this is it for what nearly every read finds.
+    """
+    stamp_end = 5 + len(stamp)
+    if len(raw) < stamp_end + _FIGURES.size or raw[5:stamp_end] != stamp:
+        return None
+    if raw[:5] != b"E1\0" + ((len(stamp) - EPOCH) // NONCE).to_bytes(2, "big"):
+        return None
+    created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
+    return EntryRecord(stamp, created, ttl, load_seconds, raw[stamp_end + _FIGURES.size :], b"")
+
+
 def _mac(seal: bytes, key: bytes, head: bytes, payload: bytes) -> bytes:
     mac = hashlib.blake2b(len(key).to_bytes(4, "big"), digest_size=_SEAL, key=seal, person=b"agent_cache.E1")
     for part in (key, head, payload):
@@ -169,25 +182,34 @@ def tag_id(tag: Tag, secret: bytes = b"") -> bytes:
     return digest.digest()
 
 
+class Named(NamedTuple):
+    """A tag by its names: its slot's, its key, its id (on the bus), and the key as an argument of a command."""
+
+    slot: bytes
+    key: bytes
+    ident: bytes
+    bulk: bytes
+
+
 class Names:
     """Keys under one prefix. What is of one resource stands in one hash slot: ``ac:{slot}e:…``."""
 
     def __init__(self, prefix: str, secret: bytes = b"") -> None:
         self.prefix = prefix.encode()
         self._secret = secret
-        self._tags: dict[Tag, tuple[bytes, bytes, bytes]] = {}
+        self._tags: dict[Tag, Named] = {}
         self.bus = self.prefix + b"bus"
         self.leases = self.prefix + b"lease"
 
-    def tag(self, tag: Tag) -> tuple[bytes, bytes, bytes]:
-        """A tag's slot, key and id."""
+    def tag(self, tag: Tag) -> Named:
         known = self._tags.get(tag)
         if known is None:
             if len(self._tags) > 50_000:
                 self._tags.clear()
             ident = tag_id(tag, self._secret)
             slot = self.slot(tag)
-            known = self._tags[tag] = slot, b"%s{%s}t:%s" % (self.prefix, slot, ident.hex().encode()), ident
+            key = b"%s{%s}t:%s" % (self.prefix, slot, ident.hex().encode())
+            known = self._tags[tag] = Named(slot, key, ident, bulk(key))
         return known
 
     def slot(self, tag: Tag) -> bytes:

@@ -1,0 +1,76 @@
+"""A call's tags as keys: which stand in one hash slot, and where its entry does. Worked out once for each set of tags.
+
+What is read or written under these keys is the backend's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent_cache.backends.redis.records import Names
+from agent_cache.tags import Tag
+
+__all__ = ["Group", "Plan", "Plans"]
+
+_MOST = 20_000
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Group:
+    """The tags of one call that stand in one slot (off a Cluster: all of them)."""
+
+    slot: bytes
+    keys: tuple[bytes, ...]
+    positions: tuple[int, ...]
+    bulks: tuple[bytes, ...]
+    """The keys as arguments of a command."""
+    together: bytes
+    """What keys must have in common to be asked for in one command: on a Cluster the slot, elsewhere nothing."""
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Plan:
+    """A call's tags as keys. ``home``: the slot of its entry."""
+
+    groups: tuple[Group, ...]
+    home: bytes
+    ids: tuple[bytes, ...]
+    only: Group | None
+    """The one group there is, where there is one."""
+
+    @property
+    def at_home(self) -> Group:
+        """The tags that stand beside the entry; there may be none."""
+        found = next((group for group in self.groups if group.slot == self.home), None)
+        return found if found is not None else Group(self.home, (), (), (), self.home)
+
+
+class Plans:
+    """The plans made so far, for one prefix."""
+
+    def __init__(self, names: Names, *, sharded: bool) -> None:
+        self._names = names
+        self._sharded = sharded
+        self._made: dict[tuple[Tag, ...], Plan] = {}
+
+    def of(self, tags: Sequence[Tag]) -> Plan:
+        known = tuple(tags)
+        plan = self._made.get(known)
+        if plan is None:
+            if len(self._made) > _MOST:
+                self._made.clear()
+            plan = self._made[known] = self._make(known)
+        return plan
+
+    def _make(self, tags: tuple[Tag, ...]) -> Plan:
+        named = [self._names.tag(tag) for tag in tags]
+        home = self._names.home(tags)
+        slots = dict.fromkeys(name.slot for name in named) if self._sharded else {home: None}
+        groups: list[Group] = []
+        for slot in slots:
+            mine = [at for at, name in enumerate(named) if name.slot == slot or not self._sharded]
+            keys, bulks = tuple(named[at].key for at in mine), tuple(named[at].bulk for at in mine)
+            groups.append(Group(slot, keys, tuple(mine), bulks, slot if self._sharded else b""))
+        only = groups[0] if len(groups) == 1 else None
+        return Plan(tuple(groups), home, tuple(name.ident for name in named), only)

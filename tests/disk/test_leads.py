@@ -1,0 +1,364 @@
+"""One load among the processes of a host: leases beside the file, on which only the number of loads rests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_cache import AgentCache, BackendError
+from agent_cache.backends.base import Missing, Taken
+from agent_cache.backends.disk import DiskBackend
+from agent_cache.backends.disk.leadtable import LeadTable
+from agent_cache.testing import FakeClock
+from tests.disk.conftest import CART, KEY, WRITE, Talk
+
+Make = Callable[..., Talk]
+BOOT = b"thisboot"
+
+
+# --------------------------------------------------------------------------------------------------- the table
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[LeadTable]:
+    made = LeadTable(str(tmp_path / "leads"))
+    yield made
+    made.close()
+
+
+def name(number: int) -> bytes:
+    """Names that share a bucket."""
+    return bytes(4) + number.to_bytes(12, "big")
+
+
+def test_a_lease_is_one_holders_until_it_ends(table: LeadTable) -> None:
+    assert table.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    assert not table.take(name(1), b"holder-two--", BOOT, 12.9, 3.0)
+    assert table.take(name(2), b"holder-two--", BOOT, 12.9, 3.0)
+    assert table.take(name(1), b"holder-two--", BOOT, 13.0, 3.0)
+    table.renew(name(1), b"holder-one--", BOOT, 100.0)
+    assert table.give(name(1), b"holder-one--")
+    assert not table.take(name(1), b"holder-one--", BOOT, 15.9, 3.0), "who lost it changes nothing"
+    assert table.take(name(1), b"holder-one--", BOOT, 16.0, 3.0)
+
+
+def test_what_was_given_back_can_be_had_and_what_is_renewed_cannot(table: LeadTable) -> None:
+    assert table.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    table.renew(name(1), b"holder-one--", BOOT, 20.0)
+    assert table.held(19.0) == 1
+    assert not table.take(name(1), b"holder-two--", BOOT, 19.0, 3.0)
+    assert table.give(name(1), b"holder-one--")
+    assert table.held(19.0) == 0
+    assert table.take(name(1), b"holder-two--", BOOT, 19.0, 3.0)
+
+
+def test_a_lease_of_another_boot_is_over(table: LeadTable) -> None:
+    assert table.take(name(1), b"holder-one--", b"lastboot", 1e6, 3.0)
+    assert table.take(name(1), b"holder-two--", BOOT, 1.0, 3.0)
+
+
+def test_a_full_bucket_and_garbage_keep_nobody_waiting(table: LeadTable, tmp_path: Path) -> None:
+    for number in range(20):
+        assert table.take(name(number), b"holder-one--", BOOT, 10.0, 3.0)
+    assert table.held(10.0) == 8, "the others load without being written down"
+    (tmp_path / "leads").write_bytes(b"\xff" * 700)
+    assert table.take(name(1), b"holder-two--", BOOT, 10.0, 3.0)
+    assert not table.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+
+
+_LOCKING = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(file, fcntl.LOCK_EX, 512, 0)
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_who_was_stopped_while_taking_is_waited_for_one_lease(table: LeadTable, tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", _LOCKING, str(tmp_path / "leads")], stdin=pipe, stdout=pipe, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        assert not table.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+        assert not table.take(name(1), b"holder-one--", BOOT, 12.9, 3.0)
+        assert not table.give(name(1), b"holder-one--")
+        assert table.take(name(1), b"holder-one--", BOOT, 13.0, 3.0), "without writing it down"
+        other.communicate("\n")
+    assert table.held(10.0) == 0
+    assert table.take(name(1), b"holder-one--", BOOT, 14.0, 3.0)
+    assert not table.take(name(1), b"holder-two--", BOOT, 14.0, 3.0)
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    tables = [LeadTable(str(tmp_path / "leads")) for _ in range(4)]
+    had: list[bytes] = []
+    start = threading.Barrier(4)
+
+    def take(number: int) -> None:
+        start.wait()
+        for turn in range(200):
+            if tables[number].take(name(turn % 4), b"holder-%05d" % number, BOOT, float(turn // 4), 0.5):
+                had.append(b"%d-%d" % (turn % 4, turn // 4))
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in tables:
+        each.close()
+    assert had, "they had turns"
+    # Threads are not in step, so a later lease may be had before an earlier one is asked for; none is had twice.
+    assert len(had) == len(set(had))
+
+
+# --------------------------------------------------------------------------------------------------- the lease
+
+
+def held(talk: Talk) -> int:
+    table = talk.sync._leads
+    return 0 if table is None else table.held(talk.sync.clock())
+
+
+def test_a_lead_needs_no_commit_and_no_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = make()
+    token = talk.look().token
+    jobs: list[object] = []
+    monkeypatch.setattr(talk.sync._writer, "submit", jobs.append)
+    lead = talk.sync.lead(KEY, CART, token)
+    assert not isinstance(lead, Taken)
+    assert held(talk) == 1
+    talk.sync.release(lead)
+    assert held(talk) == 0
+    assert jobs == []
+
+
+def test_a_lead_is_had_until_its_fill_is_in_the_file(make: Make) -> None:
+    one, two = make(), make()
+    token = one.look().token
+    lead = one.sync.lead(KEY, CART, token)
+    with one.sync._writer.busy:  # the writer cannot write yet
+        assert one.fill("v", token, lead=lead)
+        taken = two.sync.lead(KEY, CART, token)
+        assert isinstance(taken, Taken)
+        assert not taken.again, "wait"
+        assert two.value() == "-"
+        here = one.sync.lead(KEY, CART, token)
+        assert isinstance(here, Taken)
+        assert here.again, "this process has it already"
+    one.sync.flush()
+    assert held(one) == 0
+    taken = two.sync.lead(KEY, CART, token)
+    assert isinstance(taken, Taken)
+    assert taken.again
+    assert held(two) == 0
+    assert two.value() == "v"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_who_asks_late_is_told_to_look_again(make: Make, moved: bool) -> None:
+    """Between its lookup and its turn, the entry was stored or the tag was moved, by another process."""
+    one, two = make(), make()
+    token = one.look().token
+    assert token == two.look().token
+    if moved:
+        two.sync.move(WRITE, "other")
+    else:
+        assert two.fill("v", token)
+        two.sync.flush()
+    late = one.sync.lead(KEY, CART, token)
+    assert isinstance(late, Taken)
+    assert late.again
+    assert held(one) == 0
+
+
+def test_a_lead_after_an_expired_entry(make: Make, clock: FakeClock) -> None:
+    one, two = make(), make()
+    assert one.fill("v", ttl=5)
+    one.sync.flush()
+    clock.advance(6)
+    found = two.look()
+    assert isinstance(found, Missing)
+    assert found.why == "expired"
+    two.sync.set("elsewhere", 1)  # something was committed since
+    assert not isinstance(two.sync.lead(KEY, CART, found.token), Taken)
+
+
+def test_a_table_that_cannot_be_written_only_costs_loads(make: Make, path: Path) -> None:
+    Path(f"{path}-leads").mkdir()
+    talk = make()
+    token = talk.look().token
+    with pytest.raises(BackendError, match="make it writable"):
+        talk.sync.lead(KEY, CART, token)
+    assert talk.fill("v", token)
+    assert talk.value() == "v"
+
+    @AgentCache("cart:{user}", backend=talk.backend)
+    async def get_cart(user: int) -> int:
+        return user
+
+    assert asyncio.run(_twice(get_cart)) == [7, 7]
+
+
+async def _twice(get_cart: Any) -> list[int]:
+    return [await get_cart(7), await get_cart(7)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_does_not_give_its_parents_lead_back(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    token = talk.look().token
+    lead = talk.sync.lead(KEY, CART, token)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        code = 1
+        try:
+            talk.sync.release(lead)
+            mine = talk.sync.lead(KEY, CART, talk.look().token)
+            code = 0 if isinstance(mine, Taken) and not mine.again else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert held(talk) == 1
+    talk.sync.release(lead)
+    assert not isinstance(talk.sync.lead(KEY, CART, token), Taken)
+    talk.sync.close()
+
+
+def test_the_writer_wakes_in_time_to_renew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(DiskBackend(path, lead_lease=0.2))
+    renewed = threading.Event()
+    talk.sync.connect()
+    table = talk.sync._leads
+    assert table is not None
+    real = table.renew
+
+    def renew(*arguments: Any) -> None:
+        real(*arguments)
+        renewed.set()
+
+    monkeypatch.setattr(table, "renew", renew)
+    lead = talk.sync.lead(KEY, CART, talk.look().token)
+    assert renewed.wait(10)
+    talk.sync.release(lead)
+    talk.sync.close()
+
+
+# -------------------------------------------------------------------------------------------- real processes
+
+PROGRAM = textwrap.dedent("""
+    import asyncio, os, sys
+    from agent_cache import AgentCache
+    from agent_cache.backends.disk import DiskBackend
+
+    path, hangs = sys.argv[1], sys.argv[2]
+    backend = DiskBackend(path, lead_lease=2)
+    loads = os.open(path + ".loads", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @AgentCache("cart:{user}", backend=backend)
+    async def get_cart(user: int) -> int:
+        os.write(loads, b"x")
+        number = os.stat(path + ".loads").st_size
+        print("loading", number, flush=True)
+        if hangs == "first" and number == 1:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.05)  # the others arrive meanwhile
+        return number
+
+    async def main() -> None:
+        await backend.connect()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        values = await asyncio.gather(*(get_cart(42) for _ in range(100)))
+        print("values", *values, flush=True)
+        await backend.close()
+
+    asyncio.run(main())
+""")
+
+
+class Herd:
+    """Four processes with 100 callers each, on their marks."""
+
+    def __init__(self, program: Path, path: Path, hangs: str) -> None:
+        program.write_text(PROGRAM)
+        self.loads = Path(f"{path}.loads")
+        command = [sys.executable, str(program), str(path), hangs]
+        pipe = subprocess.PIPE
+        self.processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) for _ in range(4)]
+        for process in self.processes:
+            assert self.line(process) == "ready\n"
+
+    @staticmethod
+    def line(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline()
+
+    @staticmethod
+    def go(processes: list[subprocess.Popen[str]]) -> None:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def herd(path: Path, tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
+    made: list[Herd] = []
+
+    def make(hangs: str) -> Herd:
+        made.append(Herd(tmp_path / "callers.py", path, hangs))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def answers(process: subprocess.Popen[str]) -> list[str]:
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    return next(line for line in said.splitlines() if line.startswith("values")).split()[1:]
+
+
+def test_four_processes_with_a_hundred_callers_each_load_a_cold_key_once(herd: Callable[[str], Herd]) -> None:
+    running = herd("nobody")
+    running.go(running.processes)
+    for process in running.processes:
+        assert answers(process) == ["1"] * 100
+    assert running.loads.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_leader_that_is_killed_or_stopped_leaves_nobody_without_an_answer(
+    herd: Callable[[str], Herd], how: signal.Signals
+) -> None:
+    """The lease is two seconds, the longest wait for another's load ten: who waited for that would load alone."""
+    running = herd("first")
+    first, *others = running.processes
+    running.go([first])
+    assert running.line(first) == "loading 1\n"
+    running.go(others)
+    first.send_signal(how)
+    for process in others:
+        assert answers(process) == ["2"] * 100
+    assert running.loads.read_bytes() == b"xx"
