@@ -974,7 +974,8 @@ _SUBCLASSES: Final[dict[int, Callable[[Any, _Writer], None]]] = {
 
 # --- the in-process alias -------------------------------------------------------------------------
 
-_dumps: Final[Any] = marshal.dumps
+write_alias: Final[Any] = marshal.dumps
+"""``write_alias(value, 2)`` is what :func:`alias` is made of, for callers who catch what it raises."""
 
 
 def aliasable(value: object) -> bool:
@@ -1028,7 +1029,7 @@ def alias(value: object) -> bytes | None:
     thousand layers of sharing, keep it busy without end. No decoded JSON has these.
     """
     try:
-        data: bytes = _dumps(value, 2)
+        data: bytes = write_alias(value, 2)
     except Exception:  # whatever is wrong with it, it has no alias; the long way will say so
         return None
     return data

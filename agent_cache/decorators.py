@@ -62,7 +62,7 @@ else:
 _HOT = """\
     {x}v = {x}view()
     if {guards}:
-        {x}r = {x}v.hot.get({key})
+{lookup}
         if {x}r is not None:
             {x}e = {x}r.entry
             {x}s = {x}e.stored
@@ -78,6 +78,13 @@ _HOT = """\
                     except {x}unreadable:
                         pass
     return {wait}{x}slow({x}tool, {x}v, {values})"""
+
+_LOOKUP = "        {x}r = {x}v.hot.get({key})"
+_CAREFUL_LOOKUP = """\
+        try:
+            {x}r = {x}v.hot.get({key})
+        except {x}unfit:
+            {x}r = None"""
 
 
 class AgentCache:
@@ -313,10 +320,11 @@ class AgentCacheInvalidator:
 def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
     shape, x = tool.shape, tool.shape.prefix
     same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == {x}r.lane"
+    lookup = _CAREFUL_LOOKUP if shape.hot_key_may_raise else _LOOKUP
     body = _HOT.format(
         x=x,
         guards=shape.guards(),
-        key=shape.hot_key_source(),
+        lookup=lookup.format(x=x, key=shape.hot_key_source()),
         same_lane=same_lane,
         wait="await " if tool.is_async else "",
         values=f"({''.join(f'{n}, ' for n in shape.names)})",
@@ -329,6 +337,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
         f"{x}lane": lane,
         f"{x}len": len,
         f"{x}unreadable": UnstorableResultError,
+        f"{x}unfit": Exception,  # somebody's buffer or __eq__ may raise anything; the long way will say what is wrong
     }
     kind = "async def" if tool.is_async else "def"
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))

@@ -21,9 +21,9 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
-from agent_cache.canonical import alias, aliasable, encode
+from agent_cache.canonical import alias, aliasable, encode, write_alias
 from agent_cache.clock import nonce
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
 
@@ -31,7 +31,8 @@ __all__ = ["IDENTITY", "CallShape", "tool_identity"]
 
 IDENTITY = "__agent_cache_identity__"
 
-_GUARDED: dict[type, str] = {str: "str", bytes: "bytes", int: "int", bool: "bool"}
+_GUARDED: dict[type, str] = {str: "str", bytes: "bytes", int: "int", bool: "bool", dict: "dict", list: "list"}
+_BOXES = frozenset({dict, list})
 _SCALARS = frozenset({str, bytes, int, bool, float, type(None)})
 _DIGEST = 20
 _MAX_HOT_PART = 1_024  # characters or bytes
@@ -56,7 +57,7 @@ def _hot_ok(value: object, guard: type | None) -> bool:
     """May this value stand in the key of an entry answered at once?"""
     kind = type(value)
     if guard is not None:
-        return kind is guard
+        return kind is guard and (guard not in _BOXES or aliasable(value))
     if kind is float:
         return value != 0.0  # 0.0 and -0.0 are equal and hash alike, and are not the same argument
     return kind in _SCALARS or aliasable(value)
@@ -147,8 +148,18 @@ class CallShape:
 
     def hot_key_source(self) -> str:
         """The hot key's expression, as source. Never raises TypeError: every part is hashable."""
-        parts = [k.name if k.guard is not None else f"{self.prefix}part({k.name})" for k in self.keyed]
+        parts = []
+        for k in self.keyed:
+            if k.guard in _BOXES:
+                parts.append(f"{self.prefix}dumps({k.name}, 2)")  # what alias() does, in place: its caller catches
+            else:
+                parts.append(k.name if k.guard is not None else f"{self.prefix}part({k.name})")
         return f"({self.number}, {''.join(f'{part}, ' for part in parts)})"
+
+    @property
+    def hot_key_may_raise(self) -> bool:
+        """Whether :meth:`hot_key_source` raises for a value without an alias."""
+        return any(k.guard in _BOXES for k in self.keyed)
 
     def _compile(self, name: str, body: str, kind: str, extra: Mapping[str, object] | None = None) -> Any:
         return compile_function(self, name, body, kind, extra or {})
@@ -162,7 +173,7 @@ class CallShape:
             value = values[k.index]
             if _too_long(value) or not _hot_ok(value, k.guard):
                 return None
-            part = value if k.guard is not None else hot_part(value)
+            part = value if k.guard is not None and k.guard not in _BOXES else hot_part(value)
             if part is None or _too_long(part):
                 return None
             parts.append(part)
@@ -192,7 +203,7 @@ def compile_function(
     shape: CallShape, name: str, body: str, kind: str, extra: Mapping[str, object]
 ) -> Callable[..., Any]:
     """Compile a function with ``shape``'s parameter list. Source holds names only; values come in by reference."""
-    own = {"part": hot_part, "type": type, **{name: kind for kind, name in _GUARDED.items()}}
+    own = {"part": hot_part, "dumps": write_alias, "type": type, **{name: kind for kind, name in _GUARDED.items()}}
     scope: dict[str, Any] = {f"{shape.prefix}{key}": value for key, value in own.items()}
     scope |= {**shape.defaults, **extra}
     name = name if name.isidentifier() and not keyword.iskeyword(name) else "tool"
@@ -205,7 +216,8 @@ def compile_function(
 def _guard(parameter: Parameter, hint: object) -> type | None:
     if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
         return None
-    return hint if isinstance(hint, type) and hint in _GUARDED else None
+    kind = get_origin(hint) or hint
+    return kind if isinstance(kind, type) and kind in _GUARDED else None
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
