@@ -59,22 +59,22 @@ class Line:
 LINES = (
     Line("hit, small arguments, everything on", "≤ 2.5", "hit", "hit", "near hit, small", "scope=session, entity tag", "FLOOR"),
     Line("hit, nested JSON argument", "≤ 5.5", "hit", "json", "near hit, nested", "scope=session", "FLOOR"),
-    Line("a value of one's own, 200 B", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "own mutable value, 200 B", "agent_cache", "deepcopy", True),
-    Line("a value of one's own, 10 KB", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "own mutable value, 10 KB", "agent_cache", "deepcopy", True),
-    Line("a value of one's own, 1 MB", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "own mutable value, 1 MB", "agent_cache", "deepcopy", True),
+    Line("a value of one's own, 200 B", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "mutable result of 200 B", "agent_cache", "deepcopy", True),
+    Line("a value of one's own, 10 KB", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "mutable result of 10 KB", "agent_cache", "deepcopy", True),
+    Line("a value of one's own, 1 MB", "≥ 4 plain, ≥ 9 with a library", "hit", "own", "mutable result of 1 MB", "agent_cache", "deepcopy", True),
     Line("a miss of a trivial tool", "≤ 0.4", "hit", "miss", "miss overhead", "scope=session", "cachebox"),
     Line("callers on one cold key", "≤ 2, 1 load", "hit", "crowd", "immutable", "scope=session", "one Task"),
     Line("the same, a 1 KB JSON result", "≤ 2, 1 load", "hit", "crowd", "1 KB JSON", "scope=session", "one Task"),
     Line("bytes per entry", "≤ 2.5", "hit", "bytes", "bytes per entry", "scope=session", "cachebox"),
     Line("disk hit, memory before the file", "≤ 1.2", "backends", "disk_hit", "", "decorated, memory before disk", "bare SELECT"),
     Line("disk hit, `DiskBackend` alone", "≤ 1.2", "backends", "disk_hit", "", "decorated, DiskBackend", "bare SELECT"),
-    Line("disk fill, as the caller sees it", "≤ 0.25", "backends", "disk_fill", "fill", "DiskBackend.fill", "a bare commit"),
-    Line("event-loop lag p99 while 20 tasks fill", "≤ 4", "backends", "disk_fill", "lag", "DiskBackend", "idle"),
+    Line("disk fill, as the caller sees it", "≤ 0.25", "backends", "disk_fill", "fill of 1 KB", "DiskBackend.fill", "a bare commit"),
+    Line("event-loop lag p99 while 20 tasks fill", "≤ 4", "backends", "disk_fill", "lag", "decorated, DiskBackend", "idle"),
     Line("Redis read, serial, strict", "≤ 1.5", "backends", "redis_serial", "", "decorated, RedisBackend", "redis-py GET"),
-    Line("lease-mode near hit", "≤ 1.2", "backends", "redis_serial", "near hit", "lease", "a memory hit"),
+    Line("lease-mode near hit", "≤ 1.2", "backends", "redis_serial", "near hit in lease", "near tier, lease", "a memory hit"),
     Line("Redis reads per second, 50 tasks, one hot key", "≥ 4", "backends", "redis_50", "hot", "decorated", "redis-py GET", True),
     Line("Redis reads per second, 50 tasks, 500 keys", "≥ 4", "backends", "redis_50", "500", "decorated", "redis-py GET", True),
-    Line("invalidating a tag of 1,000,000 entries", "≤ 2", "backends", "redis_invalidate", "1,000,000", "agent_cache", "one of 10"),
+    Line("invalidating a tag of 1,000,000 entries", "≤ 2", "backends", "redis_invalidate", "invalidate a tag", "1,000,000 entries", "one of 10"),
 )  # fmt: skip
 
 
@@ -104,6 +104,8 @@ def scoreboard(parts: Mapping[str, Any]) -> list[dict[str, str]]:
         ours = next((row for row in rows if line.ours in row["name"]), None)
         if ours is None:
             continue
+        if line.ours.endswith(" entries"):  # the same job of the same size
+            rows = [row for row in rows if line.ours in row["name"]]
         others = [
             f"{row['name']} {figure(row['ratio'])}" + (f" ({row['leaves_out']})" if row.get("leaves_out") else "")
             for row in rows

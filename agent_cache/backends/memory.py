@@ -404,7 +404,9 @@ class MemoryStore:
         shared = tags.shared
         base = self._snapshots.get(shared)
         if base is None or not (self._holds(base) and self._is_unfenced(base)):
+            generation = self.generation  # before the versions are read, as in _holds
             base = self._snapshots[shared] = Snapshot(self._records_of(shared.tags), self._epoch, shared)
+            base.seen = base.unfenced = generation
         return Token(base, tags.own, *self._own_state(tags), self._last)
 
     def _own_state(self, tags: Sequence[Tag]) -> tuple[int, int]:
