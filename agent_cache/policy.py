@@ -48,7 +48,7 @@ class ReadPolicy:
 
     def __post_init__(self) -> None:
         filled = [template.fill({}) for template in self.resources]
-        fixed = tuple(path for path, whole in filled) if all(whole for _, whole in filled) else None
+        fixed = tuple(path for path, _ in filled) if all(whole for _, whole in filled) else None
         object.__setattr__(self, "fixed_paths", fixed)
 
     @property

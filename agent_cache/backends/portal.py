@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, TypeVar
 
 from agent_cache.backends.base import Lead, Lookup, NewEntry, Same, Taken, Token, Window
@@ -77,8 +78,11 @@ class Portal:
         return self.submit(work).result()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine there; nobody waits unless the future is waited for."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        """Run a coroutine there; nobody waits unless the future is waited for.
+
+        Not in the caller's context: what goes on after the call would keep its session and its agent alive.
+        """
+        return Context().run(asyncio.run_coroutine_threadsafe, work, self.loop)
 
     def at_exit(self, goodbye: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """What to do on the loop before the process ends."""

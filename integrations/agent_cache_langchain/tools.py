@@ -8,197 +8,331 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from inspect import Parameter
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 from langchain_core.messages.tool import ToolOutputMixin
-from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool
-from pydantic import BaseModel
+from langchain_core.tools import BaseTool, StructuredTool, Tool
+from langgraph.config import get_config
+from langgraph.errors import GraphBubbleUp
 
-from agent_cache import GLOBAL, AgentCache, AgentCacheInvalidator
+from agent_cache import GLOBAL, AgentCache, AgentCacheInvalidator, AgentLoopDetectedError, ConfigurationError
+from agent_cache.adapters import OneCallOnly, Policies, ToolPolicy
+from agent_cache_langchain.arguments import Arguments, definition
+from agent_cache_langchain.interrupts import was_answered
+from agent_cache_langchain.loops import ended
+from agent_cache_langchain.plans import WRAPPED, agreed, conflict, policy_on, refuse_unscoped, wrapped_kind
 
-__all__ = ["cached_tool", "invalidating_tool"]
+__all__ = ["cached_tool", "invalidating_tool", "with_policies"]
 
+T = TypeVar("T", bound=BaseTool)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-_PER_CALL = frozenset({"callbacks", "run_manager", "tool_call_id"})  # tell the run, never who is asking
+Resource = str | list[str] | tuple[str, ...]
 
 
 def cached_tool(
-    tool: BaseTool,
-    resource: str | list[str] | tuple[str, ...],
-    scope: str = GLOBAL,
-    *,
-    ignore: Iterable[str] = (),
-    **options: Any,
-) -> StructuredTool:
+    tool: T, resource: Resource | None = None, scope: str = GLOBAL, *, ignore: Iterable[str] = (), **options: Any
+) -> T:
     """A copy of ``tool`` whose answers come from the cache while they are true.
 
     Name, description, schema and response format stay. What LangChain injects (``ToolRuntime``, state, store,
     config, call id, callbacks) never becomes part of the key. A tool that returns a ``Command`` or a
-    ``ToolMessage`` is run for every call: these belong to one call. Do not wrap a tool that asks a human
-    (``interrupt``): the answer given in one thread would be served to the others.
+    ``ToolMessage`` is run for every call: these belong to one call; so is one that was given an answer to an
+    ``interrupt()``.
 
     Args:
-        tool: a tool made by ``@tool`` or ``StructuredTool.from_function``, or one from an MCP adapter.
-        resource: what it reads; a name or a template over its arguments, ``"order:{order_id}"``, or several.
+        tool: any tool: made by ``@tool``, ``StructuredTool.from_function`` or an MCP adapter, or an object of a class
+            with ``_run``.
+        resource: what it reads; a name or a template over its arguments, ``"order:{order_id}"``, or several. None: what
+            ``tool.metadata["agent_cache"]`` says.
         scope: who may share an answer: ``"global"``, ``"session"``, or a field of the session's identity. Must be
             given for a tool with injected state, store, runtime or config: its answer may depend on them.
         ignore: further parameters to leave out of the key.
         options: passed on to :class:`~agent_cache.AgentCache` (``ttl`` in seconds, ``backend``, ``poll``, ...).
 
     Raises:
-        TypeError: ``tool`` is not a ``StructuredTool``.
-        ValueError: injected arguments and no declared scope.
-        ConfigurationError: an option the decorator does not accept.
+        TypeError: ``tool`` is not a LangChain tool.
+        ConfigurationError: an option the decorator does not accept, injected arguments and no declared scope, a template
+            that names no argument, or a tool that is tagged as a write.
     """
-    checked = _structured(tool, "cached_tool")
-
-    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
-        injected = _injected(checked, function)
-        carriers = sorted(injected - _call_ids(function) - _PER_CALL)
-        if scope is GLOBAL and carriers:
-            raise ValueError(
-                f"tool {checked.name!r} is handed {', '.join(carriers)} by LangChain, which may tell who is asking, and "
-                "that is not part of the key: say who may share its answers, cached_tool(..., scope='user') with an "
-                "identity in the session, or scope='global' if they are the same for everybody"
-            )
-        read = AgentCache(resource, scope=scope, ignore=sorted(injected | set(ignore)), **options)
-        stored = read(_plain(function, checked, _packed))
-        return _forwarding(stored, _unpacked, is_async=function is checked.coroutine)
-
-    return _rebuilt(checked, decorator)
+    checked = _checked(tool, "cached_tool")
+    said = policy_on(checked)
+    if resource is None:
+        said = _said(checked, said, "read")
+        return _cached(checked, said, options)
+    for kind in (said.kind if said is not None else None, wrapped_kind(checked)):
+        if kind == "write":
+            conflict(checked, "write", "read")
+    declared = None if scope is GLOBAL else scope
+    policy = ToolPolicy(kind="read", resource=_as_tuple(resource), scope=declared, ignore=tuple(ignore))
+    return _cached(checked, policy, options)
 
 
-def invalidating_tool(tool: BaseTool, resource: str | list[str] | tuple[str, ...], **options: Any) -> StructuredTool:
+def invalidating_tool(tool: T, resource: Resource | None = None, **options: Any) -> T:
     """A copy of ``tool`` that drops what it makes stale, whether it returns, raises or is cancelled.
 
     Args:
         tool: as for :func:`cached_tool`.
-        resource: what it writes; a name or a template over its arguments, or several.
+        resource: what it writes; a name or a template over its arguments, or several. None: what
+            ``tool.metadata["agent_cache"]`` says.
         options: passed on to :class:`~agent_cache.AgentCacheInvalidator` (``scope``, ``clear_all``, ``key_fn``).
 
     Raises:
-        TypeError: ``tool`` is not a ``StructuredTool``.
-        ConfigurationError: an option the decorator does not accept.
+        TypeError: ``tool`` is not a LangChain tool.
+        ConfigurationError: an option the decorator does not accept, a template that names no argument, or a tool that is
+            tagged as a read.
     """
-    checked = _structured(tool, "invalidating_tool")
-    write = AgentCacheInvalidator(resource, **options)
-    return _rebuilt(checked, lambda function: write(_plain(function, checked, _same)))
+    checked = _checked(tool, "invalidating_tool")
+    said = policy_on(checked)
+    if resource is None:
+        said = _said(checked, said, "write")
+        return _invalidating(checked, said, options)
+    for kind in (said.kind if said is not None else None, wrapped_kind(checked)):
+        if kind == "read":
+            conflict(checked, "read", "write")
+    return _invalidating(checked, ToolPolicy(kind="write", resource=_as_tuple(resource)), options)
 
 
-def _structured(tool: object, caller: str) -> StructuredTool:
-    if not isinstance(tool, StructuredTool):
-        raise TypeError(
-            f"{caller} takes a StructuredTool (from @tool or StructuredTool.from_function), not "
-            f"{type(tool).__name__}; for another kind, decorate the function or method that does the work"
-        )
+def with_policies(
+    tools: Sequence[Any],
+    policies: Policies | Mapping[str, ToolPolicy | Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> list[Any]:
+    """The tools of an agent, each wrapped by its policy: by name, else by what its metadata says; others as they are.
+
+    For agents without :class:`AgentCacheMiddleware`, which does the same from outside.
+
+    Args:
+        tools: tools; what is no tool (a provider's built-in one) is passed through.
+        policies: by tool name or pattern.
+        options: for both decorators: ``backend``.
+
+    Raises:
+        ConfigurationError: a policy for a tool that is not there, one that does not fit its tool, or a tool tagged both.
+    """
+    by_name = policies if isinstance(policies, Policies) else Policies(policies)
+    by_name.check(tool.name for tool in tools if isinstance(tool, BaseTool))
+    wrapped: list[Any] = []
+    for tool in tools:
+        policy = None
+        if isinstance(tool, BaseTool):
+            policy = agreed(tool, by_name.find(tool.name), policy_on(tool))
+        if policy is not None and policy.kind == "read":
+            tool = _cached(tool, policy, options)
+        elif policy is not None and policy.kind == "write":
+            tool = _invalidating(tool, policy, options)
+        wrapped.append(tool)
+    return wrapped
+
+
+# -- both kinds -----------------------------------------------------------------------------------------------------------
+
+
+def _cached(tool: T, policy: ToolPolicy, options: Mapping[str, Any]) -> T:
+    arguments = Arguments(tool)
+    refuse_unscoped(tool, arguments, policy)
+    given: dict[str, Any] = {
+        "scope": GLOBAL if policy.scope is None else policy.scope,
+        "ttl": policy.ttl,
+        "cache_if": policy.cache_if,
+        "poll": policy.poll,
+        "cost": policy.cost,
+    } | dict(options)
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        plain = _plain(function, arguments, tool.name)
+        left_out = arguments.injected.intersection(inspect.signature(plain).parameters) | set(policy.ignore)
+        stored: Callable[..., Any] = AgentCache([*policy.resources], ignore=sorted(left_out), **given)(plain)
+        return stored
+
+    return _rebuilt(tool, decorator, "read")
+
+
+def _invalidating(tool: T, policy: ToolPolicy, options: Mapping[str, Any]) -> T:
+    arguments = Arguments(tool)
+    given: dict[str, Any] = {"scope": policy.scope or GLOBAL, "no_effect": policy.no_effect} | dict(options)
+    write = AgentCacheInvalidator([*policy.resources], **given)
+    return _rebuilt(tool, lambda function: write(_plain(function, arguments, tool.name)), "write")
+
+
+def _checked(tool: T, caller: str) -> T:
+    if not isinstance(tool, BaseTool):
+        kind = type(tool).__name__
+        raise TypeError(f"{caller} takes a LangChain tool, not {kind}; make one of a function with @tool first")
     return tool
 
 
-def _rebuilt(tool: StructuredTool, decorator: Decorator) -> StructuredTool:
+def _said(tool: BaseTool, said: ToolPolicy | None, kind: str) -> ToolPolicy:
+    if said is None:
+        fix = f"say what {tool.name!r} {kind}s, here or in its metadata['agent_cache']"
+        raise ConfigurationError("resource", None, fix)
+    if said.kind != kind:
+        conflict(tool, said.kind, kind)
+    return said
+
+
+def _as_tuple(resource: Resource) -> tuple[str, ...]:
+    return (resource,) if isinstance(resource, str) else tuple(resource)
+
+
+# -- the copy -------------------------------------------------------------------------------------------------------------
+
+
+def _rebuilt(tool: T, decorator: Decorator, kind: str) -> T:
     """A copy of the tool with its functions decorated; the sync and the async one keep entries of their own."""
-    update: dict[str, Callable[..., Any]] = {}
-    if tool.func is not None:
-        update["func"] = decorator(tool.func)
-    if tool.coroutine is not None:
-        update["coroutine"] = decorator(tool.coroutine)
-    return tool.model_copy(update=update)
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        made = _unpacking(decorator(function), function)
+        setattr(made, WRAPPED, kind)
+        return made
+
+    if isinstance(tool, (StructuredTool, Tool)):
+        update: dict[str, Callable[..., Any]] = {}
+        if tool.func is not None:
+            update["func"] = wrapped(tool.func)
+        if tool.coroutine is not None:
+            update["coroutine"] = wrapped(tool.coroutine)
+        return cast("T", tool.model_copy(update=update))
+    return _with_methods(tool, wrapped)
 
 
-def _properties(tool: StructuredTool) -> dict[str, bool]:
-    """The arguments the model fills in, and whether each must be there."""
-    schema = tool.tool_call_schema
-    if isinstance(schema, dict):
-        required = schema.get("required", ())
-        return {name: name in required for name in schema.get("properties", {})}
-    return dict.fromkeys(schema.model_fields if issubclass(schema, BaseModel) else schema.__fields__, True)
+def _with_methods(tool: T, wrapped: Decorator) -> T:
+    """The same for a tool whose work is done by its methods: an object of a class of its own."""
+    own: Any = type(tool)
+    methods = {"_run": _method(own._run, wrapped(tool._run))}
+    if own._arun is not BaseTool._arun:
+        methods["_arun"] = _method(own._arun, wrapped(tool._arun))
+    namespace = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__, **methods}
+    copy = tool.model_copy()
+    object.__setattr__(copy, "__class__", type(own)(own.__name__, (own,), namespace))
+    return copy
 
 
-def _injected(tool: StructuredTool, function: Callable[..., Any]) -> set[str]:
-    """The parameters the model does not fill in: somebody else does, or nobody."""
-    model_fills = _properties(tool).keys() - {"runtime"}  # LangGraph hands its own to any parameter of this name
-    variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    return {n for n, p in inspect.signature(function).parameters.items() if p.kind not in variadic} - model_fills
+def _method(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as the method it was before it was bound."""
+    if inspect.iscoroutinefunction(original):
+
+        @wraps(original)
+        async def amethod(_self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return await function(*args, **kwargs)
+
+        made: Callable[..., Any] = amethod
+    else:
+
+        @wraps(original)
+        def method(_self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        made = method
+    setattr(made, WRAPPED, getattr(function, WRAPPED))
+    return made
 
 
-def _call_ids(function: Callable[..., Any]) -> set[str]:
-    """The parameters that receive the id of the tool call."""
-    try:
-        hints = get_type_hints(_definition(function), include_extras=True)
-    except Exception:  # noqa: BLE001 - annotations are the user's; unresolved ones count as carriers, the safe side
-        return set()
-    metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    return {
-        n for n, ms in metadata.items() if any(m is InjectedToolCallId or isinstance(m, InjectedToolCallId) for m in ms)
-    }
+# -- the function ---------------------------------------------------------------------------------------------------------
 
 
-class OneCallOnly:
-    """A result that belongs to one tool call; no codec knows it, so it is never stored nor shared."""
+class _Bubbled:
+    """An interrupt, or another thing that LangGraph raises through tools: of this call alone."""
 
-    def __init__(self, result: object) -> None:
-        self.result = result
+    def __init__(self, error: GraphBubbleUp) -> None:
+        self.error = error
 
 
 def _packed(result: Any) -> Any:
     parts: Iterable[object] = result if isinstance(result, list) else (result,)
-    return OneCallOnly(result) if any(isinstance(part, ToolOutputMixin) for part in parts) else result
+    own = any(isinstance(part, ToolOutputMixin) for part in parts) or _asked_a_human()
+    return OneCallOnly(result) if own else result
+
+
+def _asked_a_human() -> bool:
+    try:
+        return was_answered(get_config())
+    except RuntimeError:  # outside a run
+        return False
 
 
 def _unpacked(result: Any) -> Any:
-    return result.result if isinstance(result, OneCallOnly) else result
-
-
-def _same(result: Any) -> Any:
+    if isinstance(result, OneCallOnly):
+        result = result.result
+    if isinstance(result, _Bubbled):
+        raise result.error
     return result
 
 
-def _plain(function: Callable[..., Any], tool: StructuredTool, finish: Callable[[Any], Any]) -> Callable[..., Any]:
-    """``function`` as a plain one that names its arguments, its result passed through ``finish``.
+def _plain(function: Callable[..., Any], arguments: Arguments, name: str) -> Callable[..., Any]:
+    """``function`` as a plain one that names its arguments, and whose result may be kept or says that it may not.
 
     A function of ``**kwargs`` is given the required arguments of the tool's schema by name, so that resource
     templates can use them; an optional one that is missing is not one that is None. A bound method, a partial or
     another callable object has a state that its name does not tell: it is marked as local, so that its answers are
     not taken for those of its namesake in another process.
     """
-    plain = _forwarding(function, finish, is_async=function is tool.coroutine)
-    signature = inspect.signature(function)
+    if _is_async(function):
+
+        @wraps(definition(function))
+        async def aplain(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return _packed(await function(*args, **kwargs))
+            except GraphBubbleUp as error:
+                return OneCallOnly(_Bubbled(error))
+
+        plain: Any = aplain
+    else:
+
+        @wraps(definition(function))
+        def sync_plain(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return _packed(function(*args, **kwargs))
+            except GraphBubbleUp as error:
+                return OneCallOnly(_Bubbled(error))
+
+        plain = sync_plain
+    plain.__signature__ = _named(inspect.signature(function), arguments)
+    if not inspect.isfunction(function):
+        plain.__qualname__ = f"{name}.<locals>.{plain.__name__}"
+    return cast("Callable[..., Any]", plain)
+
+
+def _named(signature: inspect.Signature, arguments: Arguments) -> inspect.Signature:
     parameters = list(signature.parameters.values())
     if parameters and parameters[-1].kind is Parameter.VAR_KEYWORD:
         named = [
             Parameter(name, Parameter.KEYWORD_ONLY)
-            for name, needed in _properties(tool).items()
+            for name, needed in arguments.needed.items()
             if needed and name not in signature.parameters and name.isidentifier() and not keyword.iskeyword(name)
         ]
         parameters[-1:] = [*named, parameters[-1]]
-    plain.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return signature.replace(parameters=parameters)
+
+
+def _unpacking(stored: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls ``stored`` and gives out what it stands for; looks like ``function`` to LangChain."""
+    if _is_async(function):
+
+        @wraps(definition(function))
+        async def aforward(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return _unpacked(await stored(*args, **kwargs))
+            except AgentLoopDetectedError as error:
+                raise ended(error) from None
+
+        made: Any = aforward
+    else:
+
+        @wraps(definition(function))
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return _unpacked(stored(*args, **kwargs))
+            except AgentLoopDetectedError as error:
+                raise ended(error) from None
+
+        made = forward
     if not inspect.isfunction(function):
-        plain.__qualname__ = f"{tool.name}.<locals>.{plain.__name__}"
-    return plain
+        made.__signature__ = inspect.signature(function)
+    return cast("Callable[..., Any]", made)
 
 
-def _forwarding(function: Callable[..., Any], finish: Callable[[Any], Any], *, is_async: bool) -> Callable[..., Any]:
-    """A function that calls ``function`` and ``finish`` and looks like ``function`` to ``inspect`` and LangChain."""
-    if is_async:
-
-        @wraps(_definition(function))
-        async def forward_async(*args: Any, **kwargs: Any) -> Any:
-            return finish(await function(*args, **kwargs))
-
-        return forward_async
-
-    @wraps(_definition(function))
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return finish(function(*args, **kwargs))
-
-    return forward
-
-
-def _definition(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the annotations stand: the function itself, a partial's, or an object's ``__call__``."""
-    if isinstance(function, partial):
-        return _definition(function.func)
-    return function if inspect.isroutine(function) else cast(Any, function).__call__
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(definition(function))

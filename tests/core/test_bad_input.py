@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -75,7 +76,12 @@ def _said(error: ConfigurationError, parameter: str, value: object, fix: str) ->
     assert fix in text
 
 
-@pytest.mark.parametrize(("wrong", "parameter", "fix"), READS, ids=repr)
+def spelt(value: object) -> str:
+    """The same in every process: an id of pytest's."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+@pytest.mark.parametrize(("wrong", "parameter", "fix"), READS, ids=spelt)
 def test_a_wrong_read(wrong: dict[str, Any], parameter: str, fix: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AgentCache(**{"resource": "cart", **wrong})(tool)
@@ -83,7 +89,7 @@ def test_a_wrong_read(wrong: dict[str, Any], parameter: str, fix: str) -> None:
     _said(caught.value, parameter, value, fix)
 
 
-@pytest.mark.parametrize(("wrong", "parameter", "fix"), WRITES, ids=repr)
+@pytest.mark.parametrize(("wrong", "parameter", "fix"), WRITES, ids=spelt)
 def test_a_wrong_write(wrong: dict[str, Any], parameter: str, fix: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AgentCacheInvalidator(**{"resource": "cart", **wrong})(tool)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 import pytest
 from langchain.tools import InjectedState, InjectedStore, ToolRuntime
+from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import InjectedToolCallId, StructuredTool, Tool, tool
-from langgraph.types import Command
+from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, Tool, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+from pydantic import BaseModel
 
-from agent_cache import AgentCacheSession, ConfigurationError, get_metrics
-from agent_cache_langchain import cached_tool, invalidating_tool, session_for
+from agent_cache import AgentCacheSession, AgentLoopDetectedError, ConfigurationError, get_metrics
+from agent_cache_langchain import AgentCacheMiddleware, cached_tool, invalidating_tool, session_for, with_policies
+from tests.langchain.conftest import Way
 
 ORDER = ("get_order", {"order_id": 7})
 
@@ -101,7 +106,7 @@ class TestInjected:
             """Mine."""
             return runtime.context.user
 
-        with pytest.raises(ValueError, match=r"'mine' is handed runtime .*scope='user'"):
+        with pytest.raises(ValueError, match=r"'mine'.* handed runtime .*scope='user'"):
             cached_tool(mine, "mine")
 
     @pytest.mark.parametrize("kind", ["state", "store", "config", "untyped"])
@@ -292,13 +297,220 @@ class TestCallableObjects:
         assert objects[1].ran == 2
 
 
+class LookupInput(BaseModel):
+    person: str
+
+
+class Lookup(BaseTool):
+    """A tool as a class of its own, with a state."""
+
+    name: str = "lookup"
+    description: str = "Look somebody up."
+    args_schema: Any = LookupInput
+    tenant: str = "acme"
+    ran: list[str] = []  # noqa: RUF012 - pydantic copies it
+
+    def _run(self, person: str, run_manager: CallbackManagerForToolRun | None = None) -> str:
+        self.ran.append(person)
+        assert run_manager is not None
+        return f"{person} of {self.tenant}"
+
+    async def _arun(self, person: str, run_manager: AsyncCallbackManagerForToolRun | None = None) -> str:
+        self.ran.append(person)
+        assert run_manager is not None
+        return f"{person} of {self.tenant}"
+
+
+class SyncLookup(BaseTool):
+    """The same with a method that blocks only."""
+
+    name: str = "lookup"
+    description: str = "Look somebody up."
+    args_schema: Any = LookupInput
+    ran: list[str] = []  # noqa: RUF012 - pydantic copies it
+
+    def _run(self, person: str, config: RunnableConfig) -> str:
+        self.ran.append(person)
+        return f"{person} in {config['configurable']['thread_id']}"
+
+
+class TestOwnClasses:
+    @pytest.mark.parametrize("way", ["sync", "async"])
+    async def test_hits_and_objects_kept_apart(self, way: str) -> None:
+        for tenant in ("acme", "umbrella"):
+            own = Lookup(tenant=tenant)
+            ours = cached_tool(own, "person:{person}")
+            assert isinstance(ours, Lookup)
+            assert type(ours).__name__ == "Lookup"
+            for _ in range(2):
+                given = {"person": "ann"}
+                answer = await ours.ainvoke(given) if way == "async" else await asyncio.to_thread(ours.invoke, given)
+                assert answer == f"ann of {tenant}"
+            assert ours.ran == ["ann"]
+            assert own.invoke({"person": "ann"}) == f"ann of {tenant}"
+
+    async def test_methods_that_block_only(self) -> None:
+        ours = cached_tool(SyncLookup(), "person:{person}", "global")
+        config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+        for _ in range(2):
+            assert await ours.ainvoke({"person": "ann"}, config) == "ann in t"
+            assert await asyncio.to_thread(ours.invoke, {"person": "ann"}, config) == "ann in t"
+        assert ours.ran == ["ann"]
+
+    def test_a_config_needs_a_scope(self) -> None:
+        with pytest.raises(ValueError, match="handed config"):
+            cached_tool(SyncLookup(), "person:{person}")
+
+    async def test_they_write_too(self) -> None:
+        shop = Shop()
+        read = cached_tool(shop.read, "person:{order_id}")
+        write = invalidating_tool(Lookup(), "person:{person}")
+        for _ in range(2):
+            await read.ainvoke({"order_id": 7})
+        await write.ainvoke({"person": "7"})
+        await read.ainvoke({"order_id": 7})
+        assert shop.ran == 2
+
+    def test_a_tool_of_one_text(self) -> None:
+        ran: list[str] = []
+
+        def shout(text: str) -> str:
+            ran.append(text)
+            return text.upper()
+
+        ours = cached_tool(Tool("shout", shout, "Shout."), "text:{text}")
+        assert [ours.invoke("a"), ours.invoke({"text": "a"}), ours.invoke("b")] == ["A", "A", "B"]
+        assert ran == ["a", "b"]
+
+
+class TestWhatToolsSayOfThemselves:
+    def tagged(self) -> Shop:
+        shop = Shop()
+        shop.read.metadata = {"agent_cache": {"kind": "read", "resource": "order:{order_id}", "ttl": 60}}
+        shop.write.metadata = {"agent_cache": {"kind": "write", "resource": ["order:{order_id}"]}}
+        json.dumps(shop.read.metadata)
+        return shop
+
+    @pytest.mark.parametrize("how", ["one by one", "together", "by name"])
+    async def test_tags_and_names(self, how: str, scripted: Any) -> None:
+        shop = self.tagged()
+        if how == "one by one":
+            tools: list[Any] = [cached_tool(shop.read), invalidating_tool(shop.write)]
+        elif how == "together":
+            tools = with_policies([shop.read, shop.write])
+        else:
+            plain = Shop()
+            plain.status = shop.status
+            tools = with_policies(
+                [plain.read, plain.write, {"type": "web_search"}],
+                {
+                    "get_*": {"kind": "read", "resource": "order:{order_id}"},
+                    "set_status": {"kind": "write", "resource": "order:{order_id}"},
+                },
+            )
+            assert tools.pop() == {"type": "web_search"}
+            shop = plain
+        write = ("set_status", {"order_id": 7, "new": "sent"})
+        messages = await scripted(tools, [[ORDER], [ORDER], [write], [ORDER]]).ainvoke()
+        assert [m.content for m in messages] == ["paid", "paid", "ok", "sent"]
+        assert shop.ran == 2
+
+    def test_a_policy_for_a_tool_that_is_not_there(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"'get_user'.*there are get_order, set_status"):
+            with_policies([Shop().read, Shop().write], {"get_user": {"kind": "read", "resource": "user"}})
+
+    def test_a_name_that_says_the_other_thing(self) -> None:
+        with pytest.raises(ConfigurationError, match="tagged both"):
+            with_policies([self.tagged().read], {"get_order": {"kind": "write", "resource": "order"}})
+
+    def test_a_tag_that_is_no_policy(self) -> None:
+        shop = Shop()
+        shop.read.metadata = {"agent_cache": {"kind": "read", "resources": "order"}}
+        with pytest.raises(
+            ConfigurationError, match=r"metadata\['agent_cache'\] of tool 'get_order'.*'resources' is unknown"
+        ):
+            with_policies([shop.read])
+
+    async def test_in_an_agent_with_middleware_they_are_cached_once(self, scripted: Any) -> None:
+        shop = self.tagged()
+        tools = with_policies([shop.read, shop.write])
+        async with AgentCacheSession(max_execution_depth=3):
+            await scripted(tools, [[ORDER]] * 3, middleware=[AgentCacheMiddleware()]).ainvoke()
+        assert get_metrics()["hits"] == 2
+        with pytest.raises(ConfigurationError, match="tagged both"):
+            AgentCacheMiddleware({"get_order": {"kind": "write", "resource": "x"}}).check(tools)
+
+
+class TestLoops:
+    @pytest.mark.parametrize("is_async", [True, False])
+    async def test_they_end_the_run_also_where_errors_become_text(self, is_async: bool) -> None:
+        shop = Shop()
+        tools = [cached_tool(shop.read, "order:{order_id}"), invalidating_tool(shop.write, "order:{order_id}")]
+        for call in (ORDER, ("set_status", {"order_id": 7, "new": "sent"})):
+            way = Way("node", is_async=is_async)
+            async with AgentCacheSession(max_tool_repeats=3):
+                with pytest.raises(AgentLoopDetectedError):
+                    await way.run(tools, [[call]] * 9, build={"handle_tool_errors": True})
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("is_async", [True, False])
+    async def test_neither_they_nor_their_answers_are_kept(self, is_async: bool) -> None:
+        def ask(question: str) -> str:
+            """Ask a human."""
+            return f"they said {interrupt(question)}"
+
+        async def aask(question: str) -> str:
+            return ask(question)
+
+        ours = cached_tool(StructuredTool.from_function(ask, aask), "answers")
+        for thread, answer in (("t1", "yes"), ("t2", "no")):
+            config: Any = {"configurable": {"thread_id": thread}}
+            way = Way("node", is_async=is_async)
+            build = {"checkpointer": InMemorySaver()}
+            assert await way.run([ours], [[("ask", {"question": "?"})]], build=build, config=config) == []
+            resume: Any = Command(resume=answer)
+            graph = way.runner.agent
+            state = (
+                await graph.ainvoke(resume, config)
+                if is_async
+                else await asyncio.to_thread(graph.invoke, resume, config)
+            )
+            assert [m.content for m in state["messages"] if m.type == "tool"] == [f"they said {answer}"]
+
+
 class TestWrongUse:
-    def test_not_a_structured_tool(self) -> None:
-        simple = Tool("simple", lambda text: text, "Simple.")
-        with pytest.raises(TypeError, match=r"cached_tool takes a StructuredTool.*not Tool"):
-            cached_tool(simple, "x")
-        with pytest.raises(TypeError, match=r"invalidating_tool takes a StructuredTool.*not Tool"):
-            invalidating_tool(simple, "x")
+    def test_no_tool_at_all(self) -> None:
+        def plain(text: str) -> str:
+            return text
+
+        with pytest.raises(TypeError, match=r"cached_tool takes a LangChain tool, not function"):
+            cached_tool(plain, "x")  # type: ignore[type-var]
+        with pytest.raises(TypeError, match=r"invalidating_tool takes a LangChain tool, not function"):
+            invalidating_tool(plain, "x")  # type: ignore[type-var]
+
+    def test_both_read_and_write(self) -> None:
+        shop = Shop()
+        with pytest.raises(ConfigurationError, match=r"'get_order'.*tagged both"):
+            cached_tool(invalidating_tool(shop.read, "order"), "order")
+        with pytest.raises(ConfigurationError, match=r"'get_order'.*tagged both"):
+            invalidating_tool(cached_tool(shop.read, "order"), "order")
+        shop.write.metadata = {"agent_cache": {"kind": "write", "resource": "order"}}
+        with pytest.raises(ConfigurationError, match=r"'set_status'.*tagged both"):
+            cached_tool(shop.write, "order")
+        with pytest.raises(ConfigurationError, match=r"'set_status'.*tagged both"):
+            cached_tool(shop.write)
+
+    def test_nothing_said(self) -> None:
+        with pytest.raises(ConfigurationError, match="say what 'get_order' reads"):
+            cached_tool(Shop().read)
+        with pytest.raises(ConfigurationError, match="say what 'set_status' writes"):
+            invalidating_tool(Shop().write)
+
+    @pytest.mark.parametrize("make", [cached_tool, invalidating_tool])
+    def test_a_template_that_names_no_argument_of_a_write(self, make: Any) -> None:
+        with pytest.raises(ConfigurationError, match="nobody"):
+            make(Shop().write, "order:{nobody}")
 
     def test_a_template_that_names_no_argument(self) -> None:
         with pytest.raises(ConfigurationError, match="nobody"):
