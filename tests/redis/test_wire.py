@@ -10,22 +10,25 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis import _parsers as redis_parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import MovedError, ReadOnlyError, ResponseError
 
-from agent_cache import AgentCache, AgentCacheInvalidator, get_metrics
-from agent_cache.backends.redis import RedisBackend, resp
+from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, get_metrics
+from agent_cache.backends.redis import RedisBackend, opened, resp
 from agent_cache.backends.redis.looks import Look, Looks
 from agent_cache.backends.redis.plans import Group, Plans
 from agent_cache.backends.redis.records import Names
 from agent_cache.backends.redis.stream import _Lent, _Taken, stream_of
 from agent_cache.backends.redis.wire import Wire, WireDownError
+from agent_cache.codecs import codec_for
 from agent_cache.tags import read_tags
 from agent_cache.testing.servers import RedisServer
 
 BackendAt = Callable[..., RedisBackend]
 INFO = b"# Replication\r\nrole:master\r\nmaster_replid:" + b"ab" * 20 + b"\r\n"
 PLANS = Plans(Names("ac:"), sharded=False)
+CODEC = codec_for(Any)
 
 
 def group_of(*resources: str) -> Group:
@@ -459,3 +462,106 @@ async def test_replies_are_read_with_and_without_hiredis(
     assert await backend.count() == 0
     server.cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert await backend.get("key", "gone") == "gone"
+
+
+@pytest.mark.parametrize("said", [b"", b"# Replication\r\n", b"# Replication\r\nrole:master\r\nconnected_slaves:0\r\n"])
+async def test_a_server_that_does_not_say_which_data_it_holds_is_not_believed(line: Line, said: bytes) -> None:
+    told = await line.connected()
+    for _ in range(2):
+        look = line.look()
+        await told.batch()
+        told.answer([None] * len(CART.keys), said)
+        with pytest.raises(BackendError, match="does not say in INFO replication which data"):
+            await look
+
+
+@pytest.mark.parametrize("with_hiredis", [True, False])
+@pytest.mark.parametrize("begun", [b">2\r\n$3\r\nfoo\r\n", b""], ids=["before", "after"])
+async def test_what_is_said_unasked_before_or_after_the_connection_was_taken_over_is_no_reply(
+    backend_at: BackendAt, monkeypatch: pytest.MonkeyPatch, with_hiredis: bool, begun: bytes
+) -> None:
+    """Before: one half of it has been read by redis-py, the other half comes later, and looks like a reply."""
+    parser: Any = redis_parsers._AsyncHiredisParser if with_hiredis else redis_parsers._AsyncRESP3Parser
+    if not with_hiredis:
+        monkeypatch.setattr(resp, "hiredis", None)
+    rest = [(b"" if begun else b">2\r\n$3\r\nfoo\r\n") + b"$3\r\nbar\r\n"]
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"HELLO":
+            return b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n"
+        if command == [b"INFO", b"server"]:
+            return resp.bulk(b"# Server\r\nredis_version:7.2.0\r\n") + begun
+        if command[0] == b"INFO":
+            return resp.bulk(INFO)
+        if command[0] == b"MGET":
+            return (rest.pop() if rest else b"") + b"*%d\r\n" % (len(command) - 1) + b"_\r\n" * (len(command) - 1)
+        return b"+OK\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands = resp.Reader(ResponseError)
+        while data := await reader.read(65536):
+            commands.feed(data)
+            while (command := commands.gets()) is not resp.MORE:
+                writer.write(answer(command))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = redis.asyncio.ConnectionPool(host="127.0.0.1", port=port, protocol=3, parser_class=parser)
+    backend = backend_at(client=redis.asyncio.Redis(connection_pool=pool))
+    look = await backend._links.look(CART, None)
+    assert look.tags == [None] * len(CART.keys)
+    assert not rest
+    await backend.close()
+    server.close()
+
+
+def test_entries_that_grow_are_counted_as_what_they_are() -> None:
+    recent = opened.Recent()
+    plan = PLANS.of(read_tags([("cart", "1")], ()))
+    for size in (100, 60_000):
+        for number in range(200):
+            recent.put(b"%d" % number, opened.Opened(b"x" * size, plan, CODEC, b"stamp"))
+    held = sum(len(each.raw) for each in recent._held.values() if isinstance(each.raw, bytes))
+    assert held <= opened._MOST_BYTES + opened._LARGEST
+
+
+async def test_who_asks_for_one_entry_under_other_tags_has_a_look_of_his_own() -> None:
+    looks, loop = Looks(), asyncio.get_running_loop()
+    for group, wants_left in ((CART, False), (STOCK, False), (STOCK, False), (STOCK, True)):
+        looks.add(group, b"entry", loop.create_future(), wants_left=wants_left)
+    cart, stock, same, left = [look for _, look in looks.waiting]
+    assert (cart.group, stock.group) == (CART, STOCK)
+    assert same is stock
+    assert left is not stock
+    assert left.wants_left
+    for reply, _ in looks.waiting:
+        reply.cancel()
+
+
+def test_what_was_opened_is_for_the_same_bytes_tags_codec_and_stamp_only() -> None:
+    recent, plan = opened.Recent(), PLANS.of(read_tags([("cart", "1")], ()))
+    mine = opened.Opened(b"raw", plan, CODEC, b"stamp")
+    recent.put(b"key", mine)
+    assert recent.get(b"key", b"raw", plan, CODEC, b"stamp") is mine
+    assert recent.get(b"other", b"raw", plan, CODEC, b"stamp") is None
+    assert recent.get(b"key", b"other", plan, CODEC, b"stamp") is None
+    assert recent.get(b"key", b"raw", PLANS.of(read_tags([("stock", "1")], ())), CODEC, b"stamp") is None
+    assert recent.get(b"key", b"raw", plan, codec_for(list[int]), b"stamp") is None
+    assert recent.get(b"key", b"raw", plan, CODEC, b"other") is None
+    assert recent.get(b"key", b"raw", plan, CODEC, None) is None
+
+
+async def test_a_server_that_refuses_as_a_replica_is_left_and_a_slot_that_has_moved_is_asked_for_elsewhere(
+    backend_at: BackendAt, line: Line
+) -> None:
+    links = backend_at()._links
+    links._stale_slots = False
+    with pytest.raises(WireDownError):
+        links._judge(ReadOnlyError("You can't write against a read only replica."), line.wire)
+    assert line.wire._is_suspect
+    assert links._stale_slots
+    links._stale_slots, links.sharded = False, True
+    links._judge(MovedError("1 127.0.0.1:7000"), line.wire)
+    assert links._stale_slots
+    links.sharded = False

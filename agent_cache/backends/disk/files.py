@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 from agent_cache.backends.disk import schema
 from agent_cache.backends.disk.names import Names
@@ -50,7 +52,9 @@ _BIRTH, _BORN_MARKED = "user.agent_cache", 0x40
 _opening = threading.RLock()
 _counting = threading.RLock()  # may be entered again: a collection of garbage closes handles at any point
 _open_here: Counter[Identity] = Counter()
-_shared_memory: dict[Identity, list[tuple[int, mmap.mmap]]] = {}
+_handles: WeakSet[Handle] = WeakSet()
+_inherited: list[Handle] = []
+_shared_memory: dict[Identity, list[tuple[int, mmap.mmap | None]]] = {}
 """``-shm`` files, opened and mapped by us. Closing one drops SQLite's locks on it, so none is while its database is open."""
 HEADER = 48
 """Bytes at the beginning of that file that every commit changes."""
@@ -72,16 +76,19 @@ class Opening(BackendError):  # noqa: N818 - as above
 class Handle:
     """A connection, which file it has open, and whose it is: a forked child never closes its parent's."""
 
-    __slots__ = ("__weakref__", "cursor", "db", "identity", "lock", "pid")
+    __slots__ = ("__weakref__", "cursor", "db", "identity", "lock", "pid", "writes")
 
-    def __init__(self, db: sqlite3.Connection, which: Identity) -> None:
+    def __init__(self, db: sqlite3.Connection, which: Identity, *, writes: bool = False) -> None:
         self.db = db
+        self.writes = writes
+        """Used under :attr:`.writer.Writer.busy`; others under ``lock``."""
         self.cursor = db.cursor()
         self.identity = which
         self.pid = os.getpid()
         self.lock = threading.Lock()
         with _counting:
             _open_here[which] += 1
+            _handles.add(self)
 
     def close(self) -> None:
         if self.pid != os.getpid():
@@ -111,10 +118,33 @@ class Handle:
         self.close()
 
 
+def before_fork(patience: float, *, writers: bool) -> list[Any]:
+    """Close all that is open, for nothing of it may be inherited: SQLite in the child would take it that the locks which
+    its parent holds are its own. Returns what is held until the fork is over: meanwhile nobody opens or reads.
+
+    ``patience``: seconds for each connection in use; one that is not let go is left open. ``writers``: whether their owners
+    were stopped.
+    """
+    held: list[Any] = [_opening] if _opening.acquire(timeout=patience) else []
+    for handle in _open_handles():
+        if (writers or not handle.writes) and handle.lock.acquire(timeout=patience):
+            held.append(handle.lock)
+            handle.close()
+    return held
+
+
+def _open_handles() -> list[Handle]:
+    with _counting:
+        return [handle for handle in _handles if handle.pid != -1]
+
+
 def after_fork() -> None:
-    """In the child: nothing is open yet, and nobody holds the lock."""
+    """In the child: nothing of its own is open yet, and nobody holds the lock."""
     global _opening, _counting
     _opening, _counting = threading.RLock(), threading.RLock()
+    for handle in _open_handles():
+        _inherited.append(handle)
+        handle.leak()
     _open_here.clear()
     _let_go()  # the child has no locks that this could drop
 
@@ -123,29 +153,43 @@ def shared_memory(path: str, handle: Handle) -> mmap.mmap | None:
     """The head of the ``-shm`` file of a database that ``handle`` has read from; None where it tells us nothing.
 
     Not to be looked at once the handle is closed: the file may be cut off then. SQLite itself has it mapped till then.
+
+    Raises:
+        sqlite3.Error: the handle cannot be asked.
     """
     if sys.platform not in ("linux", "darwin"):
         return None
+    mode = handle.db.execute("PRAGMA journal_mode").fetchone()[0]
+    if mode != "wal":  # a file that was left behind: nobody writes to it
+        return None
     with _opening:
         try:
-            found = os.stat(path + "-shm")  # noqa: PTH116 - two numbers of it
-            for file, head in _shared_memory.get(handle.identity, ()):
-                if os.path.samestat(os.fstat(file), found):
-                    return head
-            file = os.open(path + "-shm", os.O_RDONLY | os.O_CLOEXEC)
-            head = mmap.mmap(file, HEADER, access=mmap.ACCESS_READ)
+            head = _mapped(path + "-shm", handle.identity)
         except (OSError, ValueError) as error:
             log.debug("disk cache %s: %s; asking SQLite instead", path, error)
             return None
-        _shared_memory.setdefault(handle.identity, []).append((file, head))
-        return head if head[:4] == _WAL_INDEX and head[12:13] == b"\1" else None
+    return head if head[:4] == _WAL_INDEX and head[12:13] == b"\1" else None
+
+
+def _mapped(path: str, which: Identity) -> mmap.mmap:
+    found = os.stat(path)  # noqa: PTH116 - two numbers of it
+    held = _shared_memory.setdefault(which, [])
+    for file, head in held:
+        if head is not None and os.path.samestat(os.fstat(file), found):
+            return head
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    held.append((file, None))  # at once: to close it because it cannot be mapped would drop SQLite's locks
+    head = mmap.mmap(file, HEADER, access=mmap.ACCESS_READ)
+    held[-1] = file, head
+    return head
 
 
 def _let_go() -> None:
     """Close what belongs to databases that nobody here has open. While it is our turn to open."""
     for which in [which for which in _shared_memory if not _open_here[which]]:
         for file, head in _shared_memory.pop(which):
-            head.close()
+            if head is not None:
+                head.close()
             os.close(file)
 
 
@@ -171,10 +215,13 @@ def connect(path: str, which: Identity, *, writer: bool, patient: bool = False) 
         _let_go()
         if identity(path) != which:
             raise Replaced
+        if any(handle.identity == which and handle.pid != os.getpid() for handle in _open_handles()):
+            text = "it was in use when this process was forked, so its locks would not hold; fork before it is used"
+            raise BackendError(f"disk cache {path}: {text}")
         uri = Path(path).absolute().as_uri() + "?mode=rw"
         busy = _WRITER_BUSY_MS if writer else _READER_BUSY_MS
         db = sqlite3.connect(uri, uri=True, timeout=busy / 1000, isolation_level=None, check_same_thread=False)
-        handle = Handle(db, which)
+        handle = Handle(db, which, writes=writer)
         try:
             if writer:
                 db.execute("PRAGMA wal_autocheckpoint=0")

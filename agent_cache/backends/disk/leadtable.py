@@ -81,7 +81,8 @@ class LeadTable:
 
     def held(self, now: float) -> int:
         """How many leases are running."""
-        data = os.pread(self._file, _BUCKET * _BUCKETS, 0)
+        with _turn:
+            data = os.pread(self._file, _BUCKET * _BUCKETS, 0)
         return sum(_SLOT.unpack_from(data, at)[3] > now for at in range(0, len(data) - _SIZE + 1, _SIZE))
 
     def _rewrite(self, what: bytes, holder: bytes, fresh: bytes) -> bool:
@@ -100,6 +101,8 @@ class LeadTable:
 
     def _lock(self, place: int) -> bool:
         """Never waits: who has the lock gives it back within microseconds, or was stopped with it."""
+        if self._file < 0:  # by another thread, meanwhile
+            raise OSError(errno.EBADF, "the table of loads was closed")
         for _ in range(_TRIES):
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from weakref import WeakSet
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+from weakref import ref
 
-__all__ = ["DiskLead", "DiskWindow", "Held"]
+__all__ = ["DiskLead", "DiskWindow", "Held", "Those"]
 
 
 class DiskWindow:
@@ -49,14 +51,40 @@ class DiskLead:
         self.renew_at = 0.0
 
 
-class Held:
-    """All of them. Touched by the writer thread and by callers; a WeakSet is copied before it is walked."""
+T = TypeVar("T", DiskWindow, DiskLead)
+
+
+class Those(Generic[T]):
+    """Some that are held. The writer thread walks them while callers, and the collector of garbage, add and take away:
+    each step is one of the interpreter's own, so there is no lock that could be waited for."""
 
     def __init__(self) -> None:
-        self.windows: WeakSet[DiskWindow] = WeakSet()
-        self.leads: WeakSet[DiskLead] = WeakSet()
+        self._held: dict[int, ref[T]] = {}
+
+    def add(self, one: T) -> None:
+        held, number = self._held, id(one)
+        held[number] = ref(one, lambda _: held.pop(number, None))
+
+    def discard(self, one: T) -> bool:
+        """Whether it was held: true once only, whoever asks."""
+        return self._held.pop(id(one), None) is not None
+
+    def __contains__(self, one: T) -> bool:
+        return id(one) in self._held
+
+    def __iter__(self) -> Iterator[T]:
+        there = [each() for each in list(self._held.values())]
+        return iter([each for each in there if each is not None])
+
+
+class Held:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.windows: Those[DiskWindow] = Those()
+        self.leads: Those[DiskLead] = Those()
 
     def next_due(self) -> float | None:
         """When the next renewal is due, by the backend's clock."""
-        due = [window.renew_at for window in self.windows.copy()] + [lead.renew_at for lead in self.leads.copy()]
+        due = [window.renew_at for window in self.windows] + [lead.renew_at for lead in self.leads]
         return min(due, default=None)

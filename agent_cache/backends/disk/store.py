@@ -16,7 +16,7 @@ from agent_cache.backends.base import Lookup, NewEntry, Same, Taken
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.disk import files, room, tagrows
-from agent_cache.backends.disk.files import Handle, Identity
+from agent_cache.backends.disk.files import Identity
 from agent_cache.backends.disk.leadtable import LeadTable
 from agent_cache.backends.disk.leases import DiskLead, DiskWindow, Held
 from agent_cache.backends.disk.names import Names, tool_key
@@ -309,10 +309,8 @@ class EntryStore(Reading):
     def release(self, lead: LeadProtocol) -> None:
         """Does not wait, never raises."""
         mine = cast(DiskLead, lead)
-        if mine in self._held.leads:
-            self._held.leads.discard(mine)
-            if not self._give(mine):
-                self._writer.submit(Job(lambda _db: self._give(mine)))
+        if self._held.leads.discard(mine) and not self._give(mine):
+            self._writer.submit(Job(lambda _db: self._give(mine)))
 
     # -- what the writer thread asks for --------------------------------------------------------------------------------
 
@@ -368,8 +366,8 @@ class EntryStore(Reading):
 
     def renew(self) -> Job | None:
         now = self.clock()
-        windows = [w for w in self._held.windows.copy() if w.renew_at <= now and not w.closed]
-        for lead in [lead for lead in self._held.leads.copy() if lead.renew_at <= now]:
+        windows = [w for w in self._held.windows if w.renew_at <= now and not w.closed]
+        for lead in [lead for lead in self._held.leads if lead.renew_at <= now]:
             lead.renew_at = now + self.lead_lease / 3
             self._renew_lead(lead, now + self.lead_lease)
         if not windows:
@@ -493,36 +491,35 @@ class EntryStore(Reading):
             with handle.lock:
                 handle.close()
 
-    def _open_handles(self) -> list[Handle]:
-        watch = self._watch
-        return [*self._readers, *([watch.handle] if watch is not None else [])]
+    def before_fork(self) -> None:
+        """The connections are about to be closed."""
+        self._ready = None
+        if self._watch is not None:
+            self._watch.leave()
 
     def after_fork(self) -> None:
         """In the child: leave alone what is the parent's."""
-        writing = [self._writer.handle] if self._writer.handle is not None else []
-        if self._watch is not None:
-            self._watch.leave()
-            writing.append(self._watch.handle)
-        for handle in [*self._readers, *writing]:
-            _inherited.append(handle)
-            handle.leak()
-        _inherited.append(self._leads)
+        if self._leads is not None:
+            self._leads.close()
         self._start()
 
 
 _stores: WeakSet[EntryStore] = WeakSet()
-_inherited: list[Any] = []
-
-
-_FORK_PATIENCE = 1.0  # seconds that a fork waits for SQLite to be left by other threads
+_FORK_PATIENCE = 5.0  # seconds that a fork waits for SQLite to be left by other threads
 _kept_out: list[Any] = []
 
 
 def _before_fork() -> None:
-    """Keep other threads out of SQLite: what it has locked in that moment would stay locked in the child."""
+    """Keep other threads out of SQLite, and close what is open: the parent opens it again when it needs it."""
+    stopped = True
     for store in list(_stores):
-        locks: list[Any] = [store._writer.busy, *(handle.lock for handle in store._open_handles())]
-        _kept_out.extend(lock for lock in locks if lock.acquire(timeout=_FORK_PATIENCE))
+        if store._writer.busy.acquire(timeout=_FORK_PATIENCE):
+            _kept_out.append(store._writer.busy)
+            store._writer.drop_handle()
+        else:
+            stopped = False
+        store.before_fork()
+    _kept_out.extend(files.before_fork(_FORK_PATIENCE, writers=stopped))
 
 
 def _forked() -> None:

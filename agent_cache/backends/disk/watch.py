@@ -49,10 +49,10 @@ class Watch:
         self._lock = threading.Lock()
         try:
             handle.db.execute(FLOOR_SQL).fetchall()  # opens the log
+            self._head = files.shared_memory(path, handle)
         except BaseException:
             handle.close()
             raise
-        self._head = files.shared_memory(path, handle)
         self._over = False
         self.generation: object = object()
         self._state = State(None, Known.nothing())

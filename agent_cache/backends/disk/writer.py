@@ -161,13 +161,19 @@ class Writer(Executor):
         with self._lock:
             self._closing = False
         if thread is None or not thread.is_alive():
-            self._drop_handle()
+            self.drop_handle()
 
     # -- the thread
 
     def _run(self) -> None:
         while True:
-            jobs = self._next()
+            try:
+                jobs = self._next()
+            except Exception:  # the thread must live, as below
+                log.exception("disk cache %s: the writer failed", self._path)
+                with self._lock:
+                    self._lock.wait(_PAUSE)
+                continue
             if jobs is None:
                 return
             try:
@@ -244,7 +250,7 @@ class Writer(Executor):
     def _plain(self, job: Job) -> None:
         try:
             if job.damaged is not None:
-                self._drop_handle()
+                self.drop_handle()
                 files.set_aside(self._path, job.damaged, "the file is damaged")
             job.done = job.work(self._open().db)
             job.tell(None)
@@ -260,14 +266,14 @@ class Writer(Executor):
                 return []
             except Replaced as replaced:
                 error = replaced
-                self._drop_handle()
+                self.drop_handle()
             except Exception as failed:  # noqa: BLE001 - sorted below
                 error = failed
                 if files.is_damage(failed):
                     self._damaged(failed)
                     continue
                 if not files.is_busy(failed):
-                    self._drop_handle()
+                    self.drop_handle()
                 break
         return self._failed(jobs, error or Replaced())
 
@@ -320,7 +326,7 @@ class Writer(Executor):
                 db.execute("ROLLBACK")
         except sqlite3.Error as error:
             log.debug("disk cache %s: rollback: %s", self._path, error)
-            self._drop_handle()
+            self.drop_handle()
 
     def _set_mode(self, mode: str) -> None:
         if self.handle is not None and self._mode != mode:
@@ -339,7 +345,7 @@ class Writer(Executor):
                 return
             except Replaced as replaced:
                 error = replaced
-                self._drop_handle()
+                self.drop_handle()
             except Exception as failed:  # noqa: BLE001 - sorted here
                 error = failed
                 if files.is_damage(failed):
@@ -354,14 +360,14 @@ class Writer(Executor):
                                 self._lock.wait(_PAUSE)
                         return
                 else:
-                    self._drop_handle()
+                    self.drop_handle()
                 break
         self._flush_until = None
         self._upkeep.give_up(files.explained(self._path, error or Replaced()) if error else Damaged())
 
     def _damaged(self, error: Exception) -> None:
         which = self.handle.identity if self.handle is not None else None
-        self._drop_handle()
+        self.drop_handle()
         if which is not None:
             files.set_aside(self._path, which, str(error))
 
@@ -385,13 +391,13 @@ class Writer(Executor):
                     return handle
             except Replaced:
                 pass
-            self._drop_handle()
+            self.drop_handle()
         which = self._upkeep.open_file()
         self.handle = files.connect(self._path, which, writer=True)
         self._mode = ""
         return self.handle
 
-    def _drop_handle(self) -> None:
+    def drop_handle(self) -> None:
         handle, self.handle = self.handle, None
         if handle is not None:
             handle.close()

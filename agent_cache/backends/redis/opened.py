@@ -53,10 +53,14 @@ class Recent:
             return
         if self._bytes > _MOST_BYTES:
             self.clear()
-        if key not in self._held:
-            self._bytes += len(raw) + _OVERHEAD
+        former = self._held.get(key)
+        self._bytes += _cost(raw) - (0 if former is None else _cost(former.raw))
         self._held[key] = opened
 
     def clear(self) -> None:
         self._held.clear()
         self._bytes = 0
+
+
+def _cost(raw: object) -> int:
+    return len(raw) + _OVERHEAD if isinstance(raw, bytes) else 0

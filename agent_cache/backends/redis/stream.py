@@ -71,6 +71,8 @@ def stream_of(connection: Any) -> Stream:
     if isinstance(writer, asyncio.StreamWriter) and isinstance(reader, asyncio.StreamReader):
         if reader.at_eof() or writer.is_closing():
             raise RedisConnectionError(_CLOSED)
+        if _has_more(connection._parser, reader):
+            return _Lent(connection)  # what comes next begins in the middle of what redis-py has
         taken = _Taken(writer, error_of)
         connection._reader = connection._writer = None  # an empty shell: it has nothing to close when it is collected
         return taken
@@ -80,6 +82,12 @@ def stream_of(connection: Any) -> Stream:
 def _is_redis_pys(connection: Any, method: str) -> bool:
     """A class that was handed in may do more than read and write: then it is not passed over."""
     return str(getattr(getattr(type(connection), method, None), "__module__", "")).partition(".")[0] == "redis"
+
+
+def _has_more(parser: Any, reader: asyncio.StreamReader) -> bool:
+    """Whether something has come that redis-py has not read yet: the server spoke unasked (RESP3)."""
+    held = getattr(getattr(parser, "_reader", None), "has_data", None)  # hiredis
+    return bool(getattr(reader, "_buffer", b"") or (held() if held is not None else getattr(parser, "_buffer", b"")))
 
 
 class _Taken(asyncio.Protocol):

@@ -122,7 +122,7 @@ class Wire:
         self._heard_at = 0.0
         self._strikes = 0
         self._watch: asyncio.TimerHandle | None = None
-        self._known_info = b""  # what a primary said last, word for word, and what that means
+        self._known_info: object = object()  # what a primary said last, word for word, and what that means
         self._known_epoch = b""
 
     # -- asking
@@ -275,14 +275,14 @@ class Wire:
             asked.reply.set_result(answer)
 
     def _epoch(self, reply: Any) -> bytes | Exception:
-        if isinstance(reply, Exception) or not isinstance(reply, bytes):
-            text = (
-                f"Redis at {self._where} does not answer INFO replication ({_told(reply)}): nothing can be cached safely. "
-                "Allow INFO to this user, or give epoch= and change it whenever data may have been lost"
-            )
-            return BackendError(text)
         if reply == self._known_info:
             return self._known_epoch
+        if not isinstance(reply, bytes) or not field_of(reply, b"master_replid"):
+            text = (
+                f"Redis at {self._where} does not say in INFO replication which data it holds ({_told(reply)}): nothing "
+                "can be cached safely. Allow INFO to this user, or give epoch= and change it whenever data may have been lost"
+            )
+            return BackendError(text)
         role = field_of(reply, b"role")
         if role != b"master":
             return WireDownError(
