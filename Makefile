@@ -1,11 +1,12 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
 #   make demo | test | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
-#   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run
+#   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run; JOBS=0: in one process
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -28,7 +29,7 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) $(ARGS)
 
 soak: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null

@@ -50,6 +50,7 @@ REVIEW = "tests/redis/test_review.py"
 ENTRIES = "tests/redis/test_entries.py"
 SHARED_LINE = "tests/redis/test_wire.py"
 CANCELLED = "tests/core/test_cancelled_invalidations.py"
+DISK = "tests/disk/test_two_openers.py"
 CONTRACT = "tests/core/test_contract_memory.py"
 
 
@@ -627,6 +628,56 @@ MUTANTS = [
         CONTRACT,
     ),
     mutant("settle 0 (memory)", MEMORY, "if unknown and self.settle:", "if unknown and not self.settle:", CONTRACT),
+    # -- disk
+    mutant(
+        "disk: hot hits without a look",
+        "backends/disk/watch.py",
+        "            self.look()\n        except (Replaced, V",
+        "            pass\n        except (Replaced, V",
+        DISK,
+    ),
+    mutant(
+        "disk: the header of the log taken after the select",
+        "backends/disk/watch.py",
+        "            state = self._state = State(header, known)",
+        "            state = self._state = State(head[:_HEADER] if head is not None else self._version(), known)",
+        DISK,
+    ),
+    mutant(
+        "disk: a look without asking which file it is",
+        "backends/disk/watch.py",
+        "        if (found.st_dev, found.st_ino) != self._handle.identity:",
+        "        if False:",
+        DISK,
+    ),
+    mutant(
+        "disk: a decoded entry whatever was committed",
+        "backends/disk/reading.py",
+        "        if near.state is not state or now >= near.deadline:",
+        "        if now >= near.deadline:",
+        DISK,
+    ),
+    mutant(
+        "disk: a decoded entry whatever its row says",
+        "backends/disk/reading.py",
+        " and near.home is watch and near.row == row:",
+        " and near.home is watch:",
+        DISK,
+    ),
+    mutant(
+        "disk: no check when a fill is written",
+        "backends/disk/store.py",
+        "            or tagrows.holds(db, row.token, now, self._boot_text)",
+        "            or True",
+        DISK,
+    ),
+    mutant(
+        "disk: hot hits outlive a commit",
+        "backends/disk/watch.py",
+        "                self.generation = known  # before",
+        "                pass  # before",
+        DISK,
+    ),
 ]
 
 

@@ -92,17 +92,35 @@ class AgentCacheGraphCache(BaseCache[ValueT]):
         value = self.serde.loads_typed((kind, data))
         return type(value)(map(tuple, value)) if in_pairs else value
 
+    def _faithful(self, value: object) -> list[Any] | None:
+        """The value written down; None if it does not come back equal.
+
+        A graph keeps results behind, while it goes on with them: a message gets its id in that time. What was written is
+        then compared with something newer, so it is written again.
+        """
+        written = self.serde.dumps_typed(value)
+        for _ in range(_MOST_TRIES):
+            in_pairs = _is_in_pairs(value)
+            if _is_equal(self._value(*written, in_pairs), value):
+                return [*written, in_pairs]
+            before, written = written, self.serde.dumps_typed(value)
+            if written == before:
+                return None
+        return None
+
     def _written(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> dict[int | None, dict[str, Any]]:
         """What is kept, by how long."""
         out: dict[int | None, dict[str, Any]] = {}
         for (space, key), (value, ttl) in pairs.items():
-            kind, data = self.serde.dumps_typed(value)
-            in_pairs = _is_in_pairs(value)
-            if _is_equal(self._value(kind, data, in_pairs), value):
-                out.setdefault(ttl, {})[self._kept.name(_spelled(space), key)] = [kind, data, in_pairs]
+            kept = self._faithful(value)
+            if kept is not None:
+                out.setdefault(ttl, {})[self._kept.name(_spelled(space), key)] = kept
             else:
                 self._kept.refused("it does not come back equal; LangGraph writes tuples down as lists, for one")
         return out
+
+
+_MOST_TRIES = 5
 
 
 def _is_equal(again: object, value: object) -> bool:

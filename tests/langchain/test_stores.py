@@ -214,6 +214,24 @@ class TestGraphCache:
             state = await compiled.ainvoke(given) if is_async else compiled.invoke(given)
             assert state["messages"][-1].content == thought
 
+    def test_a_message_that_gets_its_id_while_it_is_written_down_is_kept(self) -> None:
+        """As a graph does it: the result is kept behind, while the state it goes into gives the message an id."""
+        message = AIMessage("thought")
+        plain = AgentCacheGraphCache[Any](MemoryBackend()).serde
+
+        class Slow:
+            def dumps_typed(self, value: Any) -> tuple[str, bytes]:
+                written = plain.dumps_typed(value)
+                message.id = message.id or "given meanwhile"
+                return written
+
+            def loads_typed(self, data: tuple[str, bytes]) -> Any:
+                return plain.loads_typed(data)
+
+        cache: AgentCacheGraphCache[Any] = AgentCacheGraphCache(MemoryBackend(), serde=Slow())
+        cache.set({(("a",), "k"): (deque([("messages", message)]), None)})
+        assert cache.get([(("a",), "k")]) == {(("a",), "k"): deque([("messages", message)])}
+
     async def test_a_dead_backend_is_a_miss(self, dead_redis: RedisBackend) -> None:
         cache: AgentCacheGraphCache[Any] = AgentCacheGraphCache(dead_redis)
         await cache.aset({(("a",), "k"): (1, None)})
