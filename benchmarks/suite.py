@@ -152,6 +152,7 @@ def charts(document: Mapping[str, Any], folder: Path) -> bool:
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt
+        from matplotlib.ticker import NullFormatter
     except ImportError:
         return False
     panels = []
@@ -160,6 +161,8 @@ def charts(document: Mapping[str, Any], folder: Path) -> bool:
         ours = next((row for row in rows if line.ours in row["name"]), None)
         if ours is None:
             continue
+        if line.ours.endswith(" entries"):  # as in the scoreboard
+            rows = [row for row in rows if line.ours in row["name"]]
         shown = [ours, *(row for row in rows if not is_ours(row))]
         panels.append((line, [(row["name"].split(",")[0], row["ratio"]["median"]) for row in shown]))
     if not panels:
@@ -184,6 +187,7 @@ def charts(document: Mapping[str, Any], folder: Path) -> bool:
         for position, value in enumerate(values):
             axis.text(value, position, f" {value:,.2g}" if value < 10 else f" {value:,.0f}", va="center", fontsize=8)
         axis.margins(x=0.25)
+        axis.xaxis.set_minor_formatter(NullFormatter())
     about = document["environment"]
     figure_.suptitle(f"agent_cache, {document['date']}, CPython {about['python']}, {about['system']}", fontsize=10)
     figure_.tight_layout()
