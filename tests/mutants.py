@@ -50,7 +50,7 @@ REVIEW = "tests/redis/test_review.py"
 ENTRIES = "tests/redis/test_entries.py"
 SHARED_LINE = "tests/redis/test_wire.py"
 CANCELLED = "tests/core/test_cancelled_invalidations.py"
-DISK = "tests/disk/test_two_openers.py"
+DISK = "tests/disk"
 CONTRACT = "tests/core/test_contract_memory.py"
 
 
