@@ -175,8 +175,7 @@ class AgentCache:
         self._ignore = ignore
         self._cache_if = cache_if
         self._codec = codec
-        self._poll = bool(poll)
-        self._loop = checked_rule(self._poll, max_tool_repeats, loop_key)
+        self._loop = checked_rule(bool(poll), max_tool_repeats, loop_key)
         self._cost = float(cost or 0)
 
     @overload
@@ -195,7 +194,6 @@ class AgentCache:
             jitter=self._jitter,
             maxsize=self._maxsize,
             cache_if=self._cache_if,
-            poll=self._poll,
             cost=self._cost,
             backend=self._backend,
             loop=self._loop,

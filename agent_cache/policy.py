@@ -39,7 +39,6 @@ class ReadPolicy:
     jitter: float
     maxsize: int | None
     cache_if: Callable[[Any], bool] | None
-    poll: bool
     cost: float
     backend: Backend | None
     loop: ToolRule

@@ -106,7 +106,7 @@ class _Guarded:
     def call(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         arguments = dict(self.shape.arguments(self.shape.pack(*args, **kwargs)))
         key = call_key(self.name, arguments)
-        watch = enter(view, self.name, key, arguments, poll=self.rule.poll, rule=self.rule, write=self.write)
+        watch = enter(view, self.name, key, arguments, rule=self.rule, write=self.write)
         return _Call(view, self.name, watch)
 
 

@@ -46,7 +46,6 @@ _MAX_WORDS = 500  # characters of a text whose order of words is looked at
 _MAX_PARTS = 64  # of the arguments in which such texts are looked for
 _AGENTS = 16  # that make the same call side by side in one session
 _AT_ONCE = 0.0005  # seconds; no model reads an answer and asks again in less
-_PLAIN, _POLL = ToolRule(), ToolRule(poll=True)
 _now = time.monotonic
 
 
@@ -187,8 +186,7 @@ def enter(
     key: Hashable,
     arguments: Mapping[str, Any],
     *,
-    poll: bool,
-    rule: ToolRule | None = None,
+    rule: ToolRule,
     write: bool = False,
     outcome: Outcome | None = None,
     batch: Hashable = None,
@@ -202,8 +200,6 @@ def enter(
     if state is None or state.detector is None:
         return None
     detector = state.detector
-    if rule is None:
-        rule = _POLL if poll else _PLAIN
     same = key if rule.loop_key is None else _same_by(rule, tool, key, arguments)
     with state.lock:
         main = state.main or view
@@ -338,7 +334,7 @@ def observed(
     named = _named(arguments)
     key = call_key(tool, named)
     write = outcome.write
-    watch = enter(view, tool, key, named, poll=rule.poll, rule=rule, write=write, outcome=outcome, batch=batch)
+    watch = enter(view, tool, key, named, rule=rule, write=write, outcome=outcome, batch=batch)
     if watch is None:
         return None
     watch.leave()

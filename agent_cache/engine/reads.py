@@ -68,7 +68,6 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             tool.name,
             key or key_of(tool.name, tool.identity, arguments),
             arguments,
-            poll=tool.policy.poll,
             rule=tool.policy.loop,
         )
     try:

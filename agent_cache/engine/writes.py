@@ -34,7 +34,6 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             tool.name,
             _write_key(tool, values, arguments),
             arguments,
-            poll=False,
             rule=tool.policy.loop,
             write=True,
         )
