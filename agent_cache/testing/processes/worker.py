@@ -51,7 +51,7 @@ class Mix:
 
 MIXES = {
     "adversarial": Mix(writes=0.15, faults=0.4, cancels=0.04, load_faults=0.01, twins=0.2, longest=6, long=0.01),
-    "read-mostly": Mix(writes=0.004, faults=0.1, cancels=0.005, load_faults=0.0, twins=0.05, longest=4, long=0.0),
+    "read-mostly": Mix(writes=0.004, faults=0.0, cancels=0.0, load_faults=0.0, twins=0.05, longest=4, long=0.0),
 }
 
 
