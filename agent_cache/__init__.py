@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_cache.backends.memory import MemoryBackend
 from agent_cache.backends.tiered import TieredBackend
+from agent_cache.bounds import Quota
 from agent_cache.config import configure
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "MemoryBackend",
     "NoEffect",
     "Observer",
+    "Quota",
     "TieredBackend",
     "ToolCall",
     "UnkeyableArgumentError",

@@ -172,6 +172,8 @@ class NewEntry:
     chain: Chain
     lead: Lead | None = None
     stamp: Hashable = None
+    namespace: str = field(default="", kw_only=True)
+    """Whose quota it counts towards."""
 
 
 class SyncBackend(Protocol):
@@ -194,6 +196,9 @@ class Backend(Protocol):
             way of a read and of a load the methods of ``sync`` are called, for ``async def`` tools too.
         sync: the blocking twin.
 
+    One that has ``max_entry_bytes`` (bytes of a value, in its written form unless ``in_process``) is not handed larger
+    results; others take up to 64 MiB.
+
     A backend that other processes share is :class:`Leading` too; one that can stand behind a near tier is
     :class:`Revalidating`.
     """
@@ -207,7 +212,11 @@ class Backend(Protocol):
         ...
 
     async def fill(self, token: Token, entry: NewEntry) -> bool:
-        """Store, unless a tag of the token has moved or is being written. Returns whether it was stored."""
+        """Store, unless a tag of the token has moved or is being written. Returns whether it was stored.
+
+        Raises:
+            UnstorableResultError: it would never fit (a quota, all there is room for).
+        """
         ...
 
     async def begin(self, tags: Sequence[Tag], writer: str) -> Window:

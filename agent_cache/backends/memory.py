@@ -22,9 +22,12 @@ from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
+from agent_cache.backends.shares import Share, shares_of
+from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas, refuse_larger
 from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
+from agent_cache.errors import UnstorableResultError
 from agent_cache.policy import checked_key, checked_maxsize
 from agent_cache.tags import CallTags, Chain, SharedTags, Tag, is_call_tag
 
@@ -99,6 +102,7 @@ class Entry:
 
     stored: Stored
     deadline: float
+    share: Share | None = None  # of the class: only entries of stores with quotas have one, and a slot for it
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
         self.home = home
@@ -119,6 +123,16 @@ class Entry:
     def size(self) -> int:
         """Bytes, as estimated."""
         return self.stored.size + _OVERHEAD
+
+
+class SharedEntry(Entry):
+    """An entry of a store with quotas."""
+
+    __slots__ = ("share",)
+
+    def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
+        super().__init__(home, token, new, now)
+        self.share = home._shares.get(new.namespace)
 
 
 Stamp = tuple[tuple[int, ...], tuple[TagRecord, ...], int]
@@ -201,10 +215,18 @@ class MemoryStore:
         write_lease: float | None,
         clock: ClockFunction,
         eviction: EvictionChoice = "adaptive",
+        quotas: Mapping[str, Quota] | None = None,
+        max_entry_bytes: int | None = None,
     ) -> None:
         self.eviction: EvictionChoice = eviction
+        self.quotas = checked_quotas(quotas)
+        self._entry_type: type[Entry] = SharedEntry if self.quotas else Entry
         self.max_size = checked_maxsize(max_size, "max_size")
         self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
+        limit = checked_entry_limit(max_entry_bytes)
+        if self.max_bytes is not None:
+            limit = min(limit, max(0, self.max_bytes - _OVERHEAD))
+        self.max_entry_bytes = limit
         self.default_ttl = seconds(default_ttl, "default_ttl")
         self.settle = seconds(settle, "settle", zero_ok=True) or 0.0
         self.write_lease = seconds(write_lease, "write_lease") or _FOREVER
@@ -226,6 +248,7 @@ class MemoryStore:
         self._entries: dict[bytes | str, Entry] = {}
         self._ring: EvictionPolicy[Entry] = eviction_policy(self.eviction, self.max_size)
         self._groups: dict[str, EvictionPolicy[Entry]] = {}
+        self._shares: dict[str, Share] = shares_of(self.quotas, self.eviction)
         self._chains: dict[Chain, Members] = {}
         self._bytes = 0
         self._evictions = 0
@@ -269,13 +292,20 @@ class MemoryStore:
             return self._token(tags)
 
     def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
-        """Store, if the token still holds."""
+        """Store, if the token still holds.
+
+        Raises:
+            UnstorableResultError: it would not fit if it were alone.
+        """
         now = self.clock()
         with self._lock:
             mine = cast(Token, token)
             if not self._accepts(mine, now):
                 return False
-            return self._insert(Entry(self, mine, entry, now), entry.maxsize)
+            if not self._insert(self._entry_type(self, mine, entry, now), entry.maxsize):
+                text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
+                raise UnstorableResultError("too_large", text)
+            return True
 
     def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         """Open a window: versions and fences move, fills are refused until it is closed."""
@@ -472,10 +502,13 @@ class MemoryStore:
         if old is not None:
             entry.visited = old.visited  # what was asked for often is no newcomer because it was written
             self._remove(old)
-        if self.max_bytes is not None and entry.size > self.max_bytes:
+        size, share = entry.size, entry.share
+        if self.max_bytes is not None and size > self.max_bytes:
+            return False
+        if share is not None and not share.fits(size):
             return False
         self._entries[entry.key] = entry
-        self._bytes += entry.size
+        self._bytes += size
         if entry.chain:
             members = self._chains.get(entry.chain)
             if members is None:
@@ -488,22 +521,29 @@ class MemoryStore:
                 choice = "clock" if entry.chain[:1] == ("session",) else self.eviction
                 group = self._groups[entry.group] = eviction_policy(choice, maxsize)
             self._evict(group.add(entry), group)
+        if share is not None:
+            self._evict(cast("Entry | None", share.add(entry)), share)
         self._evict(self._ring.add(entry), self._ring)
+        for victim in share.over() if share is not None else ():
+            self._evict(cast(Entry, victim), share)
         while self.max_bytes is not None and self._bytes > self.max_bytes:
             self._evict(self._ring.evict(), self._ring)
         return True
 
-    def _evict(self, victim: Entry | None, by: EvictionPolicy[Entry]) -> None:
+    def _evict(self, victim: Entry | None, by: EvictionPolicy[Entry] | Share | None) -> None:
         if victim is not None:
             self._evictions += 1
             evictions_ever[0] += 1
             self._remove(victim, out_of=by)
 
-    def _remove(self, entry: Entry, out_of: EvictionPolicy[Entry] | None = None) -> None:
+    def _remove(self, entry: Entry, out_of: EvictionPolicy[Entry] | Share | None = None) -> None:
         """Take an entry out of everything but the ring it already left."""
         entry.dead = True
         entry.deadline = -_FOREVER
         self._bytes -= entry.size  # before the value goes
+        share = entry.share
+        if share is not None:
+            share.lost(entry.size, by_share=share is out_of)
         if self._entries.get(entry.key) is entry:
             del self._entries[entry.key]
         members = self._chains.get(entry.chain)
@@ -547,14 +587,16 @@ class MemoryStore:
         """Store a copy. ``ttl`` in seconds; without one the backend's ``default_ttl``.
 
         Raises:
-            UnstorableResultError: the value would not come back equal.
+            UnstorableResultError: the value would not come back equal, or is too large.
         """
         stored = self._codec.freeze(value)
+        refuse_larger(stored.size, self.max_entry_bytes)
         lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
         with self._lock:
             token = Token(Snapshot((), self._epoch), (), 0, 0, self._last)
             new = NewEntry(checked_key(key), stored, lives, 0.0, _KEY_VALUE, None, ())
-            self._insert(Entry(self, token, new, self.clock()), None)
+            if not self._insert(self._entry_type(self, token, new, self.clock()), None):
+                raise UnstorableResultError("too_large", f"{stored.size} bytes, more than its quota has room for")
 
     def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
@@ -598,8 +640,11 @@ class MemoryStore:
             self.generation = object()
 
     def stats(self) -> dict[str, Any]:
-        """``entries``, ``bytes`` (estimated), ``evictions``, and the key-value surface's ``hits`` and ``misses``."""
+        """``entries``, ``bytes`` (estimated), ``evictions``, the key-value surface's ``hits`` and ``misses``, and for each
+        namespace with a quota what it takes up (``quotas``)."""
         entries, size, evictions = self.sizes()
+        with self._lock:
+            quotas = {name: share.figures() for name, share in self._shares.items()}
         return {
             "backend": "memory",
             "entries": entries,
@@ -607,6 +652,7 @@ class MemoryStore:
             "evictions": evictions,
             "hits": self._hits,
             "misses": self._misses,
+            "quotas": quotas,
         }
 
     def _live(self, key: str) -> Entry | None:
@@ -631,13 +677,16 @@ class MemoryBackend:
         eviction: which entry makes room: ``"adaptive"`` (the default; it holds against scans and loops and keeps what
             sessions ask for again), ``"clock"``, ``"s3fifo"`` or a function that makes an
             :class:`~agent_cache.backends.eviction.EvictionPolicy` from a limit. What is bound to a session uses CLOCK.
+        quotas: by namespace (``configure(namespace=...)``; ``""`` is what has none) a :class:`~agent_cache.Quota`: what is
+            over it makes room among its own.
+        max_entry_bytes: a larger value is returned to its callers and not stored; None = 64 MiB.
         clock: seconds as a float, never going back.
 
     Usable from several event loops and threads at once; after a fork the child starts empty.
     By itself it is a key-value cache: ``await backend.set("k", v, ttl=60)``, ``backend.sync.get("k")``.
 
     Raises:
-        ConfigurationError: a limit or duration that is not positive, an unknown ``eviction``.
+        ConfigurationError: a limit or duration that is not positive, an unknown ``eviction``, quotas that are none.
     """
 
     in_process = True
@@ -652,8 +701,17 @@ class MemoryBackend:
         write_lease: float | None = 30.0,
         eviction: EvictionChoice = "adaptive",
         clock: ClockFunction = monotonic,
+        quotas: Mapping[str, Quota] | None = None,
+        max_entry_bytes: int | None = None,
     ) -> None:
-        self._store = MemoryStore(max_size, max_bytes, default_ttl, settle, write_lease, clock, eviction)
+        self._store = MemoryStore(
+            max_size, max_bytes, default_ttl, settle, write_lease, clock, eviction, quotas, max_entry_bytes
+        )
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """Bytes of a value; larger ones are not stored."""
+        return self._store.max_entry_bytes
 
     @property
     def sync(self) -> MemoryStore:
@@ -695,7 +753,7 @@ class MemoryBackend:
         """Store a copy, for ``ttl`` seconds (without one: ``default_ttl``).
 
         Raises:
-            UnstorableResultError: the value would not come back equal.
+            UnstorableResultError: the value would not come back equal, or is too large.
         """
         self._store.set(key, value, ttl)
 

@@ -40,9 +40,10 @@ from agent_cache.backends.base import (
 )
 from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
 from agent_cache.backends.portal import BlockingFace
+from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import uptime
 from agent_cache.codecs import ToolCodec
-from agent_cache.errors import AgentCacheError, ConfigurationError
+from agent_cache.errors import AgentCacheError, ConfigurationError, UnstorableResultError
 from agent_cache.tags import EVERYONE, Chain, Tag
 
 __all__ = ["TieredBackend"]
@@ -98,6 +99,10 @@ class TieredBackend:
     def __init__(self, near: MemoryBackend, far: Backend, *, keep: Any = None) -> None:
         if not isinstance(near, MemoryBackend):
             raise ConfigurationError("near", near, "give a MemoryBackend() of its own")
+        if near.sync.quotas:
+            raise ConfigurationError(
+                "near", near, "copies are not counted by namespace: give the quotas to the far tier"
+            )
         if not isinstance(far, Revalidating) or not isinstance(far, Leading):
             raise ConfigurationError("far", far, "give a RedisBackend or a DiskBackend")
         if keep is not None and not isinstance(keep, KeyValue):
@@ -252,7 +257,22 @@ class TieredBackend:
         ttl = found.ttl_left if found.kept_for is None else found.kept_for
         near_stamp = (stamp, found.ttl_left is not None)
         new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, near_stamp)
-        self._store.fill(snapshot, new)
+        self._keep_near(snapshot, new)
+
+    def _keep_near(self, token: Token, new: NewEntry) -> None:
+        """A copy that is too large for the near tier is not kept there."""
+        if new.stored.size > self._store.max_entry_bytes:
+            return
+        try:
+            self._store.fill(token, new)
+        except UnstorableResultError as error:
+            log.debug("a copy is not kept near: %s", error)
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """Bytes of a written value; larger ones are not stored. The far tier's."""
+        limit: int = getattr(self.far, "max_entry_bytes", MAX_ENTRY_BYTES)
+        return limit
 
     def bound_group(self, group: str, maxsize: int | None) -> None:
         """How many near copies one tool may have; the far tier is not bounded by tool."""
@@ -276,7 +296,7 @@ class TieredBackend:
         cap = getattr(self.far, "max_ttl", None)
         ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
         if mine.near is not None:
-            self._store.fill(
+            self._keep_near(
                 mine.near, replace(entry, stamp=(mine.far.stamp, entry.ttl is not None), lead=None, ttl=ttl)
             )
         if self.keep is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, NewEntry, Taken, Token, is_leading
+from agent_cache.bounds import MAX_ENTRY_BYTES, refuse_larger
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import backend_failed
@@ -23,7 +24,6 @@ from agent_cache.flight import Landed
 
 __all__ = ["load_line"]
 
-_MAX_STORED = 64 * 1024 * 1024  # bytes; a larger result is returned and not stored
 _LONGEST_WAIT = 10.0  # seconds for which another process's load is waited for
 _FIRST_PAUSE = 0.004
 _MOST_REFUSALS = 2
@@ -123,15 +123,15 @@ def _load(
         return landed
     keep = call is not None and token is not None and _wanted(tool, view, ran.value, landed)
     try:
-        landed.stored = tool.codec.freeze(ran.value, _MAX_STORED)
-        if keep and call is not None and not call.backend.in_process:
-            landed.stored.payload()  # what stays in a process needs no written form, what leaves it does
+        landed.stored = tool.codec.freeze(ran.value, MAX_ENTRY_BYTES)
+        if keep and call is not None:
+            # What stays in a process needs no written form, what leaves it does.
+            size = landed.stored.size if call.backend.in_process else len(landed.stored.payload())
+            refuse_larger(size, getattr(call.backend, "max_entry_bytes", MAX_ENTRY_BYTES))
     except UnstorableResultError as error:
         landed.refused = error.reason
         if call is not None:
-            view.count(tool.resource, "unstorable", reason=error.reason)
-            text = "%s: its result is returned but not stored (%s)"
-            settings.notices.once((tool.identity, error.reason), text, tool.name, error)
+            _unstorable(tool, view, landed, error)
         return landed
     if not keep or call is None or token is None:
         return landed
@@ -139,17 +139,30 @@ def _load(
     if ttl is not None and tool.policy.jitter:
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize = tool.group, tool.policy.maxsize
-    entry = NewEntry(call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead)
+    entry = NewEntry(
+        call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead, namespace=settings.namespace
+    )
     fill = Fill(call.backend, token, entry)
     filled = fill.go_blocking() if call.backend.in_process else (yield fill)
     if isinstance(filled, Down):
-        backend_failed(view, tool.resource, call.backend, filled)
+        if isinstance(filled.error, UnstorableResultError):
+            _unstorable(tool, view, landed, filled.error)
+        else:
+            backend_failed(view, tool.resource, call.backend, filled)
     elif filled:
         landed.kept = True
     else:
         landed.refused = "fenced_out"
         view.count(tool.resource, "fenced_out")
     return landed
+
+
+def _unstorable(tool: ReadTool, view: View, landed: Landed, error: UnstorableResultError) -> None:
+    """The callers have their answer; it is counted, and said once, that it was not kept."""
+    landed.refused = error.reason
+    view.count(tool.resource, "unstorable", reason=error.reason)
+    text = "%s: its result is returned but not stored (%s)"
+    settings.notices.once((tool.identity, error.reason), text, tool.name, error)
 
 
 def _wanted(tool: ReadTool, view: View, value: Any, landed: Landed) -> bool:

@@ -30,6 +30,7 @@ PUBLIC = {
     "MemoryBackend",
     "NoEffect",
     "Observer",
+    "Quota",
     "TieredBackend",
     "ToolCall",
     "UnkeyableArgumentError",
