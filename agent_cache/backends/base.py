@@ -92,7 +92,7 @@ class NearHome(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """A current entry."""
+    """A current entry. ``ttl_left``: seconds for which it is still fresh; negative only in ``Missing.kept``."""
 
     stored: Stored
     age: float
@@ -108,11 +108,15 @@ class Found:
 
 @dataclass(slots=True, eq=False)
 class Missing:
-    """No current entry. ``why``: ``absent``, ``stale`` (a write dropped it) or ``expired``."""
+    """No current entry. ``why``: ``absent``, ``stale`` (a write dropped it) or ``expired``.
+
+    ``kept``: of an expired one, the entry, while its grace lasts. Its stamp is current: no write has dropped it.
+    """
 
     token: Token
     why: str
     dropped_by: str | None = None
+    kept: Found | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +163,8 @@ class Taken:
 class NewEntry:
     """What a fill brings. ``group`` and ``maxsize`` bound one tool's entries; ``chain`` is whose entry it is.
 
+    ``ttl``: seconds for which it is fresh. ``grace``: seconds for which it is kept beyond that; it is a hit no more,
+    but given beside the token (``Missing.kept``) while its stamp is current.
     ``lead`` is given back with the fill, stored or refused. ``stamp`` is what a near copy of another backend's
     entry is revalidated by.
     """
@@ -174,6 +180,7 @@ class NewEntry:
     stamp: Hashable = None
     namespace: str = field(default="", kw_only=True)
     """Whose quota it counts towards."""
+    grace: float = field(default=0.0, kw_only=True)
 
 
 class SyncBackend(Protocol):

@@ -103,6 +103,7 @@ class Entry:
     stored: Stored
     deadline: float
     share: Share | None = None  # of the class: only entries of stores with quotas have one, and a slot for it
+    grace: float = 0.0  # seconds for which it is kept beyond its deadline; of the class, like share
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
         self.home = home
@@ -125,7 +126,17 @@ class Entry:
         return self.stored.size + _OVERHEAD
 
 
-class SharedEntry(Entry):
+class LastingEntry(Entry):
+    """One that is kept beyond its freshness."""
+
+    __slots__ = ("grace",)
+
+    def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
+        super().__init__(home, token, new, now)
+        self.grace = new.grace
+
+
+class SharedEntry(LastingEntry):
     """An entry of a store with quotas."""
 
     __slots__ = ("share",)
@@ -221,6 +232,7 @@ class MemoryStore:
         self.eviction: EvictionChoice = eviction
         self.quotas = checked_quotas(quotas)
         self._entry_type: type[Entry] = SharedEntry if self.quotas else Entry
+        self._lasting_type: type[Entry] = SharedEntry if self.quotas else LastingEntry
         self.max_size = checked_maxsize(max_size, "max_size")
         self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
         limit = checked_entry_limit(max_entry_bytes)
@@ -263,28 +275,23 @@ class MemoryStore:
         with self._lock:
             generation = self.generation
             entry = self._entries.get(key) if key is not None else None
-            why, dropped_by = "absent", None
+            why, dropped_by, kept = "absent", None, None
             if entry is not None:
                 own_version = self._own_state(tags)[0]
                 if not self._is_current(entry, own_version):
                     why, dropped_by = "stale", self._dropped_by(entry, tags)
                 elif now >= entry.deadline:
                     why = "expired"
+                    if now < entry.deadline + entry.grace:
+                        entry.visited = True
+                        kept = _found(entry, now, own_version)
                 else:
                     entry.visited = True
-                    return Found(
-                        entry.stored,
-                        now - entry.created,
-                        None if entry.deadline == _FOREVER else entry.deadline - now,
-                        entry.load_seconds,
-                        entry,
-                        (entry.base.versions, entry.base.records, own_version),
-                        generation=generation,
-                    )
+                    return _found(entry, now, own_version, entry, generation)
             token = self._token(tags)
             if self._is_blocked(token, now):
                 return Blocked()
-            return Missing(token, why, dropped_by)
+            return Missing(token, why, dropped_by, kept)
 
     def token(self, tags: Sequence[Tag]) -> Token:
         """The token of now, write windows or not: a fill under it is refused while one is open all the same."""
@@ -302,7 +309,8 @@ class MemoryStore:
             mine = cast(Token, token)
             if not self._accepts(mine, now):
                 return False
-            if not self._insert(self._entry_type(self, mine, entry, now), entry.maxsize):
+            kind = self._lasting_type if entry.grace else self._entry_type
+            if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
                 raise UnstorableResultError("too_large", text)
             return True
@@ -661,6 +669,20 @@ class MemoryStore:
             self._remove(entry)
             return None
         return entry
+
+
+def _found(
+    entry: Entry, now: float, own_version: int, near: Entry | None = None, generation: object | None = None
+) -> Found:
+    return Found(
+        entry.stored,
+        now - entry.created,
+        None if entry.deadline == _FOREVER else entry.deadline - now,
+        entry.load_seconds,
+        near,
+        (entry.base.versions, entry.base.records, own_version),
+        generation=generation,
+    )
 
 
 class MemoryBackend:

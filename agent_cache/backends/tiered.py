@@ -297,7 +297,8 @@ class TieredBackend:
         ttl = entry.ttl if cap is None else cap if entry.ttl is None else min(entry.ttl, cap)
         if mine.near is not None:
             self._keep_near(
-                mine.near, replace(entry, stamp=(mine.far.stamp, entry.ttl is not None), lead=None, ttl=ttl)
+                mine.near,
+                replace(entry, stamp=(mine.far.stamp, entry.ttl is not None), lead=None, ttl=ttl, grace=0.0),
             )
         if self.keep is not None:
             self._keep_copy(cast(bytes, entry.key), mine.far.stamp, entry, ttl)

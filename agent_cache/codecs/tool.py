@@ -62,6 +62,8 @@ class ToolCodec:
     def __init__(self, annotation: Any) -> None:
         self._annotation = annotation
         self._best: str | None = None  # the form that was faithful last
+        self.lasting = False
+        """Whether this tool's entries are kept beyond their freshness: then a store has to say what is left of it."""
 
     @cached_property
     def schema(self) -> str:

@@ -471,6 +471,75 @@ class BackendContract:
 
         self._run(scenario)
 
+    def test_an_expired_entry_is_kept_for_its_grace_and_is_no_hit(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await b.store("old", ttl=10, grace=20)
+            await self.advance(4)
+            found = await b.expect_value("old")
+            assert found.ttl_left is not None
+            assert 5.5 <= found.ttl_left <= 6, "the grace is no part of the freshness"
+            await self.advance(10)
+            missing = await b.expect_missing("expired")
+            kept = missing.kept
+            assert kept is not None
+            assert kept.stored.fresh() == "old"
+            assert kept.ttl_left is not None
+            assert -4.5 <= kept.ttl_left <= -3.5
+            assert kept.near is None, "nobody may serve it without asking"
+            assert kept.stamp == missing.token.stamp
+            await self.settled()
+            kept = (await b.expect_missing("expired")).kept
+            assert kept is not None, "once it is where it belongs, too"
+            await self.advance(17)
+            assert getattr(await b.lookup(), "kept", None) is None, "the grace is over"
+
+        self._run(scenario)
+
+    def test_an_entry_without_grace_is_gone_when_it_expires(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await b.store("old", ttl=10)
+            await self.advance(11)
+            missing = await b.lookup()
+            assert isinstance(missing, Missing)
+            assert missing.kept is None
+
+        self._run(scenario)
+
+    def test_what_a_write_dropped_is_not_kept(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await b.store("old", ttl=10, grace=20)
+            await self.advance(12)
+            await b.move()
+            assert (await b.expect_missing("stale")).kept is None
+
+        self._run(scenario)
+
+    def test_nothing_is_kept_while_a_write_runs_and_a_write_without_effect_drops_nothing(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await b.store("old", ttl=10, grace=20)
+            await self.settled()
+            await self.advance(12)
+            window = await b.begin()
+            await b.expect_blocked()
+            await b.end(window, no_effect=True)
+            kept = (await b.expect_missing("expired")).kept
+            assert kept is not None
+            assert kept.stored.fresh() == "old"
+
+        self._run(scenario)
+
+    def test_a_fill_makes_a_kept_entry_fresh_again(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await b.store("old", ttl=10, grace=20)
+            await self.advance(12)
+            missing = await b.expect_missing("expired")
+            assert await b.fill(missing.token, "new", ttl=10, grace=20)
+            found = await b.expect_value("new")
+            assert found.ttl_left is not None
+            assert found.ttl_left > 9
+
+        self._run(scenario)
+
     def test_maxsize_bounds_one_group(self) -> None:
         if not self.bounds_groups:
             return

@@ -290,7 +290,7 @@ async def test_a_lost_tag_record_never_brings_an_older_entry_back(world: World) 
 
 async def test_an_entry_of_the_next_version_is_a_miss_and_is_replaced(world: World, backend: RedisBackend) -> None:
     raw = world.server.cli("GET", world.entry)
-    world.server.cli("SET", world.entry, b"E2" + raw[2:] + b"what E2 has more", "PX", 60_000)
+    world.server.cli("SET", world.entry, b"E3" + raw[2:] + b"what E3 has more", "PX", 60_000)
     before = backend._links.round_trips
     await world.expect_miss()
     assert backend._links.round_trips - before <= 4

@@ -26,7 +26,7 @@ __all__ = ["DiskStore"]
 
 log = logging.getLogger("agent_cache")
 _CODEC = codec_for(Any)
-_COLUMNS = "key, stamp, payload, seal, boot, created, deadline, shift, load_seconds"
+_COLUMNS = "key, stamp, payload, seal, boot, created, deadline, shift, load_seconds, grace"
 _LIVE = "(deadline IS NULL OR CASE WHEN boot=? THEN deadline>? ELSE deadline+shift>? END)"
 _MINE = "key>=x'6b' AND key<x'6c'"
 _SLICE = 500

@@ -34,7 +34,7 @@ class Near:
     def __init__(
         self, home: Watch, key: bytes, names: TagSet, codec: ToolCodec, row: Sequence[Any], stored: Stored
     ) -> None:
-        _, _, _, _, self.created, deadline, _, self.load_seconds = row
+        _, _, _, _, self.created, deadline, _, self.load_seconds, _ = row
         self.home = home
         self.key = key
         self.names = names
@@ -75,7 +75,7 @@ class Nearby:
             self._bytes -= near.size
             near.deadline = -math.inf  # before the value: who serves it takes the value first
             near.stored = _GONE
-            near.row = (None, b"", None, None, 0.0, None, 0.0, 0.0)
+            near.row = (None, b"", None, None, 0.0, None, 0.0, 0.0, 0.0)
 
     def clear(self) -> None:
         with self._lock:

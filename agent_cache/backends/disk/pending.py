@@ -12,8 +12,8 @@ from agent_cache.backends.disk.tagrows import DiskToken
 
 __all__ = ["Pending", "Row"]
 
-Columns = tuple[bytes, bytes, bytes | None, bytes, float, float | None, float, float]
-"""``stamp, payload, seal, boot, created, deadline, shift, load_seconds``"""
+Columns = tuple[bytes, bytes, bytes | None, bytes, float, float | None, float, float, float]
+"""``stamp, payload, seal, boot, created, deadline, shift, load_seconds, grace``"""
 _MAX_ENTRIES, _MAX_BYTES = 4_096, 16 * 1024 * 1024
 
 
@@ -42,10 +42,10 @@ class Row:
 
     def values(self, used: int) -> tuple[Any, ...]:
         """What the file holds of it, but for its number."""
-        stamp, payload, seal, boot, created, deadline, shift, load_seconds = self.columns
+        stamp, payload, seal, boot, created, deadline, shift, load_seconds, grace = self.columns
         return (
             self.key, self.group, self.chain, self.size, used,
-            stamp, boot, created, deadline, shift, load_seconds, seal, payload,
+            stamp, boot, created, deadline, shift, load_seconds, grace, seal, payload,
         )  # fmt: skip
 
 

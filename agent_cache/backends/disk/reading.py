@@ -228,7 +228,7 @@ class Reading:
         state: State | None,
     ) -> Lookup:
         """What was read: a hit, or why not, with a token."""
-        why, dropped_by = "absent", None
+        why, dropped_by, kept = "absent", None, None
         stamp = versions.stamp
         if pending is not None:
             if pending.stamp == stamp:
@@ -239,22 +239,25 @@ class Reading:
         if row[0] is not None:
             if row[0] == stamp:
                 hit = self._near_hit(key, row, codec, versions.tags, state)
-                if isinstance(hit, Found):
+                if hit is not None:
                     self._touched.add(key)
-                    return hit
-                why, readable = hit, hit == "expired"
+                    if hit.ttl_left is None or hit.ttl_left > 0:
+                        return hit
+                    kept = hit
+                readable = kept is not None or self._is_over(row)
+                why = "expired" if readable else "absent"
             else:
                 why, dropped_by = "stale", versions.dropped_by(row[0])
         if self._blocked(versions):
             return Blocked()
         known = versions.known
         token = DiskToken(stamp, versions.fences, versions.tags, known, (state, key) if readable and state else None)
-        return Missing(token, why, dropped_by)
+        return Missing(token, why, dropped_by, kept)
 
     def _near_hit(
         self, key: bytes, row: Sequence[Any], codec: ToolCodec, names: TagSet, state: State | None
-    ) -> Found | str:
-        """A hit, decoded now or a moment ago; kept for the next one."""
+    ) -> Found | None:
+        """A hit, decoded now or a moment ago; kept for the next one. See :meth:`_hit`."""
         watch = self._watch
         if state is None or watch is None or row[3] != self._boot:
             return self._hit(key, row, codec, names.digest)
@@ -265,31 +268,38 @@ class Reading:
                 near.state = state
                 return _found(near, stored, now, state.known)
         hit = self._hit(key, row, codec, names.digest)
-        if isinstance(hit, Found):
+        if hit is not None and (hit.ttl_left is None or hit.ttl_left > 0):
             near = Near(watch, key, names, codec, row, hit.stored)
             near.state = state
             self._nearby.add(near)
             hit.near, hit.generation = near, state.known
         return hit
 
-    def _hit(self, key: bytes, row: Sequence[Any], codec: ToolCodec, digest: bytes) -> Found | str:
-        stamp, payload, seal, boot, created, deadline, shift, load_seconds = row
+    def _is_over(self, row: Sequence[Any]) -> bool:
+        """Whether it has expired, and its grace as well."""
+        _, payload, _, boot, _, deadline, shift, _, grace = row
+        now = self.clock() if boot == self._boot else self.wall() - shift
+        return payload is not None and deadline is not None and now >= deadline + grace
+
+    def _hit(self, key: bytes, row: Sequence[Any], codec: ToolCodec, digest: bytes) -> Found | None:
+        """What stands there, fresh or in its grace (``ttl_left`` tells); None if it is over, or not to be read."""
+        stamp, payload, seal, boot, created, deadline, shift, load_seconds, grace = row
         if payload is None:
             self._count("undecodable")
-            return "absent"
+            return None
         now = self.clock() if boot == self._boot else self.wall() - shift
-        if deadline is not None and now >= deadline:
-            return "expired"
+        if deadline is not None and now >= deadline + grace:
+            return None
         if self._names.sealed and not self._names.holds(
-            seal, key, digest, stamp, boot, repr((created, deadline, shift, load_seconds)).encode(), payload
+            seal, key, digest, stamp, boot, repr((created, deadline, shift, load_seconds, grace)).encode(), payload
         ):
             self._count("forged")
-            return "absent"
+            return None
         try:
             stored = codec.thaw_payload(payload)
         except UnstorableResultError:
             self._count("undecodable")
-            return "absent"
+            return None
         return Found(
             stored, max(0.0, now - created), None if deadline is None else deadline - now, load_seconds, None, stamp
         )

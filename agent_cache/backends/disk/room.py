@@ -61,11 +61,11 @@ def touch(db: sqlite3.Connection, keys: Iterable[bytes], tick: int) -> None:
 
 
 def sweep(db: sqlite3.Connection, now: float, wall: float, boot: bytes) -> int:
-    """Delete expired entries."""
+    """Delete expired entries whose grace is over."""
     db.execute("DELETE FROM groups WHERE entries<=0")
     over = (
         "DELETE FROM entries WHERE number IN (SELECT number FROM entries WHERE deadline IS NOT NULL"
-        " AND deadline+shift<=? AND (boot<>? OR deadline<=?) LIMIT 2000)"
+        " AND deadline+grace+shift<=? AND (boot<>? OR deadline+grace<=?) LIMIT 2000)"
     )
     return db.execute(over, (wall, boot, now)).rowcount
 

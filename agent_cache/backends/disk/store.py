@@ -105,15 +105,17 @@ class EntryStore(Reading):
 
     # -- filling ------------------------------------------------------------------------------------------------------
 
-    def row_of(self, key: bytes, payload: bytes, ttl: float | None, load_seconds: float, token: DiskToken) -> Row:
+    def row_of(
+        self, key: bytes, payload: bytes, ttl: float | None, load_seconds: float, token: DiskToken, grace: float = 0.0
+    ) -> Row:
         now = self.clock()
         deadline, shift = None if ttl is None else now + ttl, self.wall() - now
         seal = None
         if self._names.sealed:
-            times = repr((now, deadline, shift, load_seconds)).encode()
+            times = repr((now, deadline, shift, load_seconds, grace)).encode()
             seal = self._names.seal(key, token.tags.digest, token.stamp, self._boot, times, payload)
         size = room.cost(len(payload), len(token.stamp))
-        columns = (token.stamp, payload, seal, self._boot, now, deadline, shift, load_seconds)
+        columns = (token.stamp, payload, seal, self._boot, now, deadline, shift, load_seconds, grace)
         return Row(key, size, self._names.group(""), token, columns)
 
     def fill_now(self, token: TokenProtocol, entry: NewEntry) -> bool:
@@ -132,7 +134,7 @@ class EntryStore(Reading):
         payload = entry.stored.payload()
         if len(payload) > _MAX_PAYLOAD:
             raise UnstorableResultError("too_large", f"{len(payload)} bytes, limit {_MAX_PAYLOAD}")
-        row = self.row_of(tool_key(entry.key), payload, entry.ttl, float(entry.load_seconds), token)
+        row = self.row_of(tool_key(entry.key), payload, entry.ttl, float(entry.load_seconds), token, float(entry.grace))
         if row.size > self.max_bytes:
             self._count("dropped_fills")
             return False
@@ -277,7 +279,7 @@ class EntryStore(Reading):
         row, versions, _ = self._fetch(key, token.tags, self._glance().known)
         if not versions.of(token) or self._blocked(versions):
             return True
-        stamp, _, _, boot, _, deadline, shift, _ = row[3:]
+        stamp, _, _, boot, _, deadline, shift, _, _ = row[3:]
         if stamp != token.stamp:
             return self._is_pending(key, token)
         return deadline is None or (now if boot == self._boot else self.wall() - shift) < deadline

@@ -85,12 +85,14 @@ class _Parts:
 class Token:
     """Stamp (epoch and versions) and fences."""
 
-    __slots__ = ("_fences", "_stamp", "plan", "replaces")
+    __slots__ = ("_fences", "_stamp", "left_ms", "plan", "replaces")
 
     def __init__(self, plan: Plan, stamp: bytes, fences: tuple[bytes, ...]) -> None:
         self.plan = plan
         self.replaces = False
         """Whether what stands there cannot be read."""
+        self.left_ms: int | None = None
+        """For how long the expired entry that stands there was still kept."""
         self._stamp = stamp
         self._fences = fences
 
@@ -293,18 +295,26 @@ class RedisBackend(KeyValueSurface):
         plan = self._plans.of(tags)
         self._is_closed = False
         only = plan.only
+        wants_left = self.serves_near_tier or codec.lasting
         seen: Look | _Parts
-        if only is None:
-            seen = await self._read_all(key, plan)
-        else:
-            entry_key = None if key is None else self._names.entry(only.slot, key)
-            seen = await self._links.look(only, entry_key, wants_left=self.serves_near_tier)
-        opened: Opened | None = seen.made
-        if opened is None or opened.codec is not codec:
-            opened = self._opened(seen, key, plan, codec)
-        if opened.stored is not None:
-            return self._found(opened.stored, opened.entry, seen.left)
-        return await self._missed(seen, opened, plan)
+        while True:
+            if only is None:
+                seen = await self._read_all(key, plan, wants_left=wants_left)
+            else:
+                entry_key = None if key is None else self._names.entry(only.slot, key)
+                seen = await self._links.look(only, entry_key, wants_left=wants_left)
+            opened: Opened | None = seen.made
+            if opened is None or opened.codec is not codec:
+                opened = self._opened(seen, key, plan, codec)
+            if opened.stored is None:
+                return await self._missed(seen, opened, plan)
+            found = self._found(opened.stored, opened.entry, seen.left)
+            if not cast(EntryRecord, opened.entry).grace:
+                return found
+            if wants_left:
+                break
+            wants_left = True  # whether it is fresh only the server can say
+        return found if cast(float, found.ttl_left) > 0 else await self._missed(seen, opened, plan, found)
 
     def _opened(self, seen: Look | _Parts, key: bytes | None, plan: Plan, codec: ToolCodec) -> Opened:
         """What was read, opened once for all who read it in one batch."""
@@ -332,9 +342,9 @@ class RedisBackend(KeyValueSurface):
                     self._recent.put(key, opened)
         return opened
 
-    async def _missed(self, seen: Look | _Parts, opened: Opened, plan: Plan) -> Lookup:
+    async def _missed(self, seen: Look | _Parts, opened: Opened, plan: Plan, expired: Found | None = None) -> Lookup:
         """No hit: why, and what there is in its place."""
-        why, dropped_by, entry = "absent", None, opened.entry
+        why, dropped_by, entry = "absent" if expired is None else "expired", None, opened.entry
         records = [read_tag(each) for each in seen.tags]
         if entry is not None and entry.stamp != opened.stamp:
             why, dropped_by = "stale", _dropped_by(entry, seen.epoch, records)
@@ -342,7 +352,11 @@ class RedisBackend(KeyValueSurface):
         if token is None:
             return Blocked()
         token.replaces = seen.raw is not None and why == "absent"
-        return Missing(token, why, dropped_by)
+        if expired is not None:
+            token.left_ms = seen.left
+            if token.stamp != expired.stamp or seen.left <= 0:  # written, or over, in this very moment
+                expired = None
+        return Missing(token, why, dropped_by, expired)
 
     async def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
         """Ask whether a stamp is current, without its payload; if it is not, look up."""
@@ -362,6 +376,7 @@ class RedisBackend(KeyValueSurface):
             self._keeper.drop(lead)
         ttl = self.max_ttl if entry.ttl is None else min(entry.ttl, self.max_ttl)
         shown = ttl if entry.ttl is not None else 0.0
+        grace = min(entry.grace, self.max_ttl - ttl) if entry.grace else 0.0
         blob = entry_bytes(
             mine.stamp,
             self._wall(),
@@ -370,16 +385,18 @@ class RedisBackend(KeyValueSurface):
             entry.stored.payload(),
             self._seal,
             self._bound(key, plan),
+            grace,
         )
+        kept = ttl + grace
         others = [group for group in plan.groups if group.slot != plan.home]
         if others:  # on other slots: checked there first, the stamp covers what comes after
-            checks = [self._filling(mine, group, key, None, b"", ttl) for group in others]
+            checks = [self._filling(mine, group, key, None, b"", kept) for group in others]
             replies = await asyncio.gather(*(self._links.ask(g.slot, [c]) for g, c in zip(others, checks, strict=True)))
             if not all(reply.values[0] == 1 for reply in replies):
                 if lead is not None:
                     self.release(lead)
                 return False
-        filled = await self._links.ask(plan.home, [self._filling(mine, plan.at_home, key, lead, blob, ttl)])
+        filled = await self._links.ask(plan.home, [self._filling(mine, plan.at_home, key, lead, blob, kept)])
         return bool(filled.values[0] == 1)
 
     def _filling(self, token: Token, group: Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
@@ -398,7 +415,15 @@ class RedisBackend(KeyValueSurface):
         script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
         try:
             replies = await self._links.ask(
-                slot, [(*script, mine.expected(home), b"" if mine.replaces else mine.stamp)]
+                slot,
+                [
+                    (
+                        *script,
+                        mine.expected(home),
+                        b"" if mine.replaces else mine.stamp,
+                        b"" if mine.left_ms is None else mine.left_ms,
+                    )
+                ],
             )
         except asyncio.CancelledError:
             self.release(lead)  # it may have been granted
@@ -627,12 +652,12 @@ class RedisBackend(KeyValueSurface):
     def _ids(plan: Plan, group: Group) -> bytes:
         return b"".join([plan.ids[at] for at in group.positions])
 
-    async def _read_all(self, key: bytes | None, plan: Plan) -> _Parts:
+    async def _read_all(self, key: bytes | None, plan: Plan, *, wants_left: bool = False) -> _Parts:
         """An entry and its tags that stand in several slots."""
         asked: list[Awaitable[Look]] = []
         for group in plan.groups:
             entry = self._names.entry(group.slot, key) if key is not None and group.slot == plan.home else None
-            asked.append(self._links.look(group, entry, wants_left=entry is not None and self.serves_near_tier))
+            asked.append(self._links.look(group, entry, wants_left=entry is not None and wants_left))
         return _Parts(plan, await asyncio.gather(*asked))
 
     async def _token(self, plan: Plan, records: list[TagRecord | None], epoch: bytes) -> Token | None:
@@ -671,6 +696,9 @@ class RedisBackend(KeyValueSurface):
         if entry.ttl:
             left = entry.ttl - age if entry.ttl > age else 0.0
         kept_for = None if left_ms is None else max(0.001, left_ms / 1000)  # by the server's clock
+        if entry.grace and left_ms is not None:
+            left = left_ms / 1000 - entry.grace
+            kept_for = max(0.001, left)
         return Found(stored, age, left, entry.load_seconds, None, entry.stamp, kept_for=kept_for)
 
     def _bound(self, key: bytes, plan: Plan) -> bytes:

@@ -6,7 +6,9 @@ reads such a record, moves it, and keeps what it does not know. An entry of an u
 * tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
   the server's clock], then the length[2 hex digits] and the name of the last writer.
 * entry: ``E1`` flags[1] tags[2] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
-  authentication if flags say so, then the payload.
+  authentication if flags say so, then the payload. ``E2`` is one that is kept beyond its freshness: grace[8] stands
+  after the load seconds, and it is fresh only while the key lives longer than that. A build that does not know ``E2``
+  takes it for a miss, as it must: it would serve it as fresh.
 
 Nothing of a call's arguments is in a key: they are digests. What these records mean is the backend's business.
 """
@@ -46,6 +48,8 @@ _TAG_HEAD = 30
 _WRITER = NONCE + 13
 _ENTRY_HEAD = 5 + EPOCH
 _FIGURES = struct.Struct(">ddd")
+_GRACE = struct.Struct(">d")
+_TWO = ord("2")
 _SEALED = 1
 _SEAL = 16
 _T = ord("T")
@@ -84,7 +88,10 @@ def version_of(raw: object) -> bytes | None:
 
 @dataclass(slots=True)
 class EntryRecord:
-    """An entry: ``stamp`` is its epoch and versions, ``created`` seconds of a wall clock, for people only."""
+    """An entry: ``stamp`` is its epoch and versions, ``created`` seconds of a wall clock, for people only.
+
+    ``grace``: seconds before the key's end at which its freshness ends.
+    """
 
     stamp: bytes
     created: float
@@ -92,30 +99,41 @@ class EntryRecord:
     load_seconds: float
     payload: bytes
     sealed: bytes
+    grace: float = 0.0
 
 
 def entry_bytes(
-    stamp: bytes, created: float, ttl: float, load_seconds: float, payload: bytes, seal: bytes | None, key: bytes
+    stamp: bytes,
+    created: float,
+    ttl: float,
+    load_seconds: float,
+    payload: bytes,
+    seal: bytes | None,
+    key: bytes,
+    grace: float = 0.0,
 ) -> bytes:
     """An entry as it is stored; with a secret it is authenticated together with its key, tags (in the key) and stamp."""
     count = (len(stamp) - EPOCH) // NONCE
     head = (
-        b"E1"
+        (b"E2" if grace else b"E1")
         + bytes((_SEALED if seal else 0,))
         + count.to_bytes(2, "big")
         + stamp
         + _FIGURES.pack(created, ttl, load_seconds)
+        + (_GRACE.pack(grace) if grace else b"")
     )
     return head + (_mac(seal, key, head, payload) if seal else b"") + payload
 
 
 def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | None:
     """An entry; None for whatever is not one, or not sealed with our secret."""
-    if not isinstance(raw, bytes) or len(raw) < _ENTRY_HEAD + _FIGURES.size or raw[:2] != b"E1":
+    if not isinstance(raw, bytes) or len(raw) < _ENTRY_HEAD + _FIGURES.size or raw[:2] not in (b"E1", b"E2"):
         return None
     flags, count = raw[2], int.from_bytes(raw[3:5], "big")
     stamp_end = _ENTRY_HEAD + count * NONCE
-    head_end = stamp_end + _FIGURES.size
+    figures_end = stamp_end + _FIGURES.size
+    lasting = raw[1] == _TWO
+    head_end = figures_end + (_GRACE.size if lasting else 0)
     body = head_end + (_SEAL if flags & _SEALED else 0)
     if len(raw) < body or flags & ~_SEALED:
         return None
@@ -123,7 +141,10 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, raw[:head_end], payload))):
         return None
     created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
-    return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac)
+    grace = _GRACE.unpack_from(raw, figures_end)[0] if lasting else 0.0
+    if not grace >= 0.0:
+        return None
+    return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac, grace)
 
 
 def read_current(raw: bytes, stamp: bytes) -> EntryRecord | None:

@@ -72,7 +72,8 @@ return table.concat(versions) .. table.concat(fences)
 )
 
 # KEYS: entry, lead, tags. ARGV: 3 who, 4 lease ms, 5 versions and fences of these tags, 6 the whole stamp ('' where what
-# is stored cannot be read and has to be replaced).
+# is stored cannot be read and has to be replaced), 7 '' or, where an expired entry stands under that stamp, the ms it had
+# left to be kept: one that has more was stored since.
 # Replies 1: lead; 0: another leads; 2: look up again.
 LEAD = Script.of(
     _TAGS
@@ -84,7 +85,9 @@ for i = 1, n do
   if r.f ~= expected:sub(12 * (n + i) - 11, 12 * (n + i)) then return 2 end
 end
 local stamp = redis.pcall('GETRANGE', KEYS[1], 5, 4 + #ARGV[6])
-if ARGV[6] ~= '' and stamp == ARGV[6] then return 2 end
+if ARGV[6] ~= '' and stamp == ARGV[6] then
+  if ARGV[7] == '' or redis.call('PTTL', KEYS[1]) > tonumber(ARGV[7]) then return 2 end
+end
 if redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[4]) then return 1 end
 if redis.pcall('GET', KEYS[2]) == ARGV[3] then return 1 end
 return 0
