@@ -32,6 +32,7 @@ from agent_cache.errors import ConfigurationError
 from agent_cache.keys import IDENTITY
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import GLOBAL, LoopEvent
+from agent_cache.refusals import checked_no_effect
 from agent_cache.session import AgentCacheSession
 from agent_cache.tags import Template, quoted
 from agent_cache.watched import watched
@@ -84,7 +85,8 @@ class ToolPolicy:
         poll: the tool is meant to be polled.
         cost: what one call costs, in a unit of your own.
         cache_if: a function of the result (as the adapter stores it); what it is false for is not stored.
-        no_effect: of a write: a function of the result that is true where nothing was changed.
+        no_effect: of a write: exception classes it raises only before it has changed anything.
+        no_effect_if: of a write: a function of the result that is true where nothing was changed.
 
     Raises:
         ConfigurationError: naming the field, the value and the fix.
@@ -98,7 +100,8 @@ class ToolPolicy:
     poll: bool = False
     cost: float | None = None
     cache_if: Callable[[Any], bool] | None = None
-    no_effect: Callable[[Any], bool] | None = None
+    no_effect: tuple[type[Exception], ...] = ()
+    no_effect_if: Callable[[Any], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -110,8 +113,10 @@ class ToolPolicy:
             raise ConfigurationError("resource", self.resource, f"say what this {self.kind} tool {self.kind}s")
         if self.kind != "read" and (self.ttl is not None or self.cache_if is not None or self.ignore):
             raise ConfigurationError("kind", self.kind, "ttl, ignore and cache_if are for kind='read'")
-        if self.kind != "write" and self.no_effect is not None:
-            raise ConfigurationError("no_effect", self.no_effect, "it is for kind='write'")
+        object.__setattr__(self, "no_effect", checked_no_effect(self.no_effect))
+        for name, given in (("no_effect", self.no_effect), ("no_effect_if", self.no_effect_if)):
+            if self.kind != "write" and given:
+                raise ConfigurationError(name, given, "it is for kind='write'")
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -140,8 +145,9 @@ class ToolPolicy:
             raise ConfigurationError(f"{where}.{error.parameter}", error.value, error.fix) from None
 
     def as_mapping(self) -> dict[str, Any]:
-        """The policy as plain JSON; functions are left out."""
+        """The policy as plain JSON; functions and classes are left out."""
         shown = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        shown.pop("no_effect", None)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items() if not callable(v)}
 
 
@@ -319,8 +325,13 @@ class AdaptedTool:
         policy = self.policy
         resource = [*policy.resources]
         if policy.kind == "write":
-            no_effect = _unpacking(policy.no_effect)
-            return AgentCacheInvalidator(resource, policy.scope or GLOBAL, no_effect=no_effect, backend=backend)
+            return AgentCacheInvalidator(
+                resource,
+                policy.scope or GLOBAL,
+                no_effect=policy.no_effect,
+                no_effect_if=_unpacking(policy.no_effect_if),
+                backend=backend,
+            )
         if policy.kind == "other":
             return watched(poll=policy.poll)
         return AgentCache(
@@ -337,7 +348,7 @@ class AdaptedTool:
 
 
 def _unpacking(asked: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
-    """``cache_if`` and ``no_effect`` are asked about results of the tool, not about ours."""
+    """``cache_if`` and ``no_effect_if`` are asked about results of the tool, not about ours."""
     if asked is None:
         return None
     predicate = asked

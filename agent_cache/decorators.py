@@ -44,6 +44,7 @@ from agent_cache.policy import (
     checked_ttl,
     scopes_of_reads,
 )
+from agent_cache.refusals import checked_no_effect
 
 __all__ = ["AgentCache", "AgentCacheInvalidator"]
 
@@ -234,8 +235,10 @@ class AgentCacheInvalidator:
         skip_args: must be 0; use ``key_fn``.
         clear_all: False drops one call only, the one ``key_fn`` names.
         key_fn: ``key_fn(args, kwargs)`` returns what ``read.cache_key(...)`` returns (or a list of those).
-        no_effect: a function of the result; true where the write changed nothing: then nothing is dropped.
-            (Or raise :class:`NoEffect` in the tool.)
+        no_effect: exception classes the tool raises only before it has changed anything, such as ``(OutOfStock,)``:
+            then nothing is dropped. (Or raise :class:`NoEffect` in the tool.) What may also come after a commit is
+            refused: time-outs, cancellations, connection errors, pydantic's ``ValidationError``, and what covers them.
+        no_effect_if: a function of the result; true where the write changed nothing: then nothing is dropped.
         backend: as for :class:`AgentCache`.
         max_tool_repeats: as for :class:`AgentCache`; a repeated write may warn or raise, it is never answered.
         loop_key: as for :class:`AgentCache`.
@@ -253,7 +256,8 @@ class AgentCacheInvalidator:
         clear_all: bool = True,
         key_fn: KeyFn | None = None,
         *,
-        no_effect: Callable[[Any], bool] | None = None,
+        no_effect: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]] | None = None,
+        no_effect_if: Callable[[Any], bool] | None = None,
         backend: Backend | None = None,
         max_tool_repeats: int | None = None,
         loop_key: LoopKey | None = None,
@@ -267,7 +271,7 @@ class AgentCacheInvalidator:
         self._resource = resource
         self._scope = checked_scope(scope)
         checked_callable(key_fn, "key_fn", "lambda args, kwargs: get_cart.cache_key(args[0])")
-        checked_callable(no_effect, "no_effect", "lambda result: result.startswith('Error')")
+        checked_callable(no_effect_if, "no_effect_if", "lambda result: result.startswith('Error')")
         if not clear_all and key_fn is None:
             raise ConfigurationError("clear_all", clear_all, "needs key_fn=lambda args, kwargs: read.cache_key(...)")
         if clear_all and key_fn is not None:
@@ -279,7 +283,8 @@ class AgentCacheInvalidator:
         self._loop = checked_rule(False, max_tool_repeats, loop_key)
         self._clear_all = bool(clear_all)
         self._key_fn = key_fn
-        self._no_effect = no_effect
+        self._no_effect = checked_no_effect(no_effect)
+        self._no_effect_if = no_effect_if
         self._backend = backend
 
     def __call__(self, function: F) -> F:
@@ -291,6 +296,7 @@ class AgentCacheInvalidator:
             clear_all=self._clear_all,
             key_fn=self._key_fn,
             no_effect=self._no_effect,
+            no_effect_if=self._no_effect_if,
             backend=self._backend,
             loop=self._loop,
         )

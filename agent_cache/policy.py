@@ -64,7 +64,8 @@ class WritePolicy:
     scope: str
     clear_all: bool
     key_fn: KeyFn | None
-    no_effect: Callable[[Any], bool] | None
+    no_effect: tuple[type[Exception], ...]
+    no_effect_if: Callable[[Any], bool] | None
     backend: Backend | None
     loop: ToolRule
 

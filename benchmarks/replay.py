@@ -257,7 +257,7 @@ class Toolbox:
             return write
         extra: dict[str, Any] = {"backend": self._backend} if takes("backend") else {}
         if self.policy.successful_only:
-            extra["no_effect"] = refused
+            extra["no_effect_if"] = refused
         return AgentCacheInvalidator(list(resources), scope=self.policy.scope, **extra)(write)
 
 
@@ -420,7 +420,7 @@ def main(argv: Sequence[str] | None = None, policies: Sequence[Policy] = POLICIE
     options = parser.parse_args(argv)
     logging.getLogger("agent_cache").setLevel(logging.ERROR)
 
-    skipped = [policy.name for policy in policies if policy.successful_only and not takes("no_effect")]
+    skipped = [policy.name for policy in policies if policy.successful_only and not takes("no_effect_if")]
     try:
         rows = run(options.data, [policy for policy in policies if policy.name not in skipped])
     except DataMissing as error:
@@ -439,7 +439,7 @@ def main(argv: Sequence[str] | None = None, policies: Sequence[Policy] = POLICIE
         print(table(rows))
         print(f"\n{summary(rows)}\n\n{NOTE}")
         for name in skipped:
-            print(f"\nnot run: {name!r} (AgentCacheInvalidator takes no no_effect=)")
+            print(f"\nnot run: {name!r} (AgentCacheInvalidator takes no no_effect_if=)")
         print()
         for problem in problems:
             print(f"WRONG: {problem}")

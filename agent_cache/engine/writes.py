@@ -16,9 +16,10 @@ from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.tools import WriteTool
-from agent_cache.errors import AgentLoopDetectedError, BackendError, NoEffect, UnkeyableArgumentError
+from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableArgumentError
 from agent_cache.flight import Landed
 from agent_cache.model import InvalidationEvent, LoopEvent
+from agent_cache.refusals import says_no_effect
 from agent_cache.tags import spell
 
 __all__ = ["write_line"]
@@ -141,14 +142,14 @@ def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str,
 def _had_no_effect(tool: WriteTool, view: View, ran: Ran) -> bool:
     """Whether the tool declared that it changed nothing. A predicate that raises declares nothing."""
     if ran.error is not None:
-        return isinstance(ran.error, NoEffect)
-    predicate = tool.policy.no_effect
+        return says_no_effect(ran.error, tool.policy.no_effect)
+    predicate = tool.policy.no_effect_if
     if predicate is None:
         return False
     try:
         return bool(predicate(ran.value))
     except Exception as error:  # noqa: BLE001 - a write must not be lost to it: it counts as a write
-        view.count(tool.resource, "bypasses", 0, reason="no_effect_failed")
-        text = "%s: no_effect raised %r; such calls count as writes"
-        settings.notices.once((tool.identity, "no_effect"), text, tool.name, error)
+        view.count(tool.resource, "bypasses", 0, reason="no_effect_if_failed")
+        text = "%s: no_effect_if raised %r; such calls count as writes"
+        settings.notices.once((tool.identity, "no_effect_if"), text, tool.name, error)
         return False

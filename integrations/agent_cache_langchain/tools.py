@@ -152,7 +152,12 @@ def _cached(tool: T, policy: ToolPolicy, options: Mapping[str, Any]) -> T:
 
 def _invalidating(tool: T, policy: ToolPolicy, options: Mapping[str, Any]) -> T:
     arguments = Arguments(tool)
-    given: dict[str, Any] = {"scope": policy.scope or GLOBAL, "no_effect": policy.no_effect} | dict(options)
+    said: dict[str, Any] = {
+        "scope": policy.scope or GLOBAL,
+        "no_effect": policy.no_effect,
+        "no_effect_if": policy.no_effect_if,
+    }
+    given = said | dict(options)
     write = AgentCacheInvalidator([*policy.resources], **given)
     return _rebuilt(tool, lambda function: write(_plain(function, arguments, tool.name)), "write")
 

@@ -80,7 +80,7 @@ def invalidating_function_tool(
         resource: what it writes; a name or a template over its arguments, or several.
         scope: as for :class:`~agent_cache.AgentCacheInvalidator`.
         backend: as for :func:`cached_function_tool`.
-        options: ``no_effect``, ``cost``.
+        options: ``no_effect``, ``no_effect_if``, ``cost``.
 
     Raises:
         ConfigurationError: as for :func:`cached_function_tool`.

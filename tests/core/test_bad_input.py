@@ -63,7 +63,8 @@ WRITES: list[tuple[dict[str, Any], str, str]] = [
     ({"clear_all": False}, "clear_all", "needs key_fn"),
     ({"key_fn": key_fn}, "key_fn", "clear_all=False"),
     ({"clear_all": False, "key_fn": 3}, "key_fn", "give a function"),
-    ({"no_effect": 3}, "no_effect", "give a function"),
+    ({"no_effect": 3}, "no_effect", "give exception classes"),
+    ({"no_effect_if": 3}, "no_effect_if", "give a function"),
     ({"backend": object()}, "backend", "give a backend"),
 ]
 

@@ -282,7 +282,7 @@ async def test_a_write_without_effect_drops_nothing(raises: bool) -> None:
     class Rejected(NoEffect):
         pass
 
-    @AgentCacheInvalidator("cart", no_effect=lambda result: result == "rejected")
+    @AgentCacheInvalidator("cart", no_effect_if=lambda result: result == "rejected")
     async def put(what: str) -> str:
         if raises and what == "rejected":
             raise Rejected
@@ -302,12 +302,12 @@ async def test_a_write_without_effect_drops_nothing(raises: bool) -> None:
     assert get_metrics()["invalidations"] == 1
 
 
-async def test_a_no_effect_that_raises_counts_as_a_write(caplog: pytest.LogCaptureFixture) -> None:
-    read, put = reader("cart"), writer("cart", no_effect=lambda result: result.nothing)
+async def test_a_no_effect_if_that_raises_counts_as_a_write(caplog: pytest.LogCaptureFixture) -> None:
+    read, put = reader("cart"), writer("cart", no_effect_if=lambda result: result.nothing)
     await read()
     assert await put() == await put() == 1
     assert await dropped(read)
-    assert len([r for r in caplog.records if "no_effect" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "no_effect_if" in r.getMessage()]) == 1
 
 
 async def test_explain_names_the_write_that_had_an_effect() -> None:

@@ -152,7 +152,7 @@ async def test_a_users_functions_see_the_result_as_it_is_sent() -> None:
 
     policies = {
         "get": ToolPolicy(kind="read", resource="a", cache_if=wanted),
-        "set": ToolPolicy(kind="write", resource="a", no_effect=nothing_done),
+        "set": ToolPolicy(kind="write", resource="a", no_effect_if=nothing_done),
     }
     cache = ServerCache("crm", policies)
     cache.learn([{"name": "get"}, {"name": "set"}])

@@ -254,7 +254,7 @@ async def test_an_extension_nobody_attached_says_so() -> None:
         ({"policies": {"a": {"kind": "both"}}}, "kind"),
         ({"policies": {"a": {"kind": "read", "resource": "x", "colour": 1}}}, "colour"),
         ({"policies": {"a": {"kind": "read"}}}, "resource"),
-        ({"policies": {"a": {"kind": "read", "resource": "x", "no_effect": bool}}}, "no_effect"),
+        ({"policies": {"a": {"kind": "read", "resource": "x", "no_effect_if": bool}}}, "no_effect_if"),
         ({"policies": 7}, "policies"),
         ({"backend": 7}, "backend"),
         ({"open_world_ttl": -1}, "open_world_ttl"),
