@@ -31,6 +31,7 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
 from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
+from agent_cache.known import remember
 from agent_cache.loops import LoopKey, checked_rule
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
 from agent_cache.policy import (
@@ -212,6 +213,7 @@ class AgentCache:
             codec=codec,
             identity=identity,
             group=identity.hex(),
+            known=remember(identity.hex(), f"{function.__module__}.{function.__qualname__}", policy.text, codec),
         )
         scopes_of_reads.add(policy)
         made = _stand_in(function, tool)

@@ -55,6 +55,11 @@ class ReadPolicy:
         """The name metrics go under: the first resource's first segment."""
         return self.resources[0].name
 
+    @property
+    def text(self) -> str:
+        """The resources as they were written."""
+        return ", ".join(template.text for template in self.resources)
+
 
 @dataclass(frozen=True, slots=True)
 class WritePolicy:
@@ -94,6 +99,17 @@ def checked_templates(resource: object, parameters: Iterable[str]) -> tuple[Temp
             "resource", resource, "give a name such as 'cart' or 'cart:{user_id}', or a list of them"
         )
     return tuple(Template.parse(text, known) for text in texts)
+
+
+def checked_labels(value: object, *, sealed: bool) -> bool:
+    """Whether entries are labelled: as said, else unless they are sealed.
+
+    Raises:
+        ConfigurationError: neither a bool nor None.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise ConfigurationError("labels", value, "give True or False, or None for: unless there is a secret")
+    return not sealed if value is None else value
 
 
 def checked_maxsize(maxsize: object, parameter: str = "maxsize") -> int | None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from agent_cache.clock import Clock
 from agent_cache.codecs import Stored, ToolCodec
-from agent_cache.tags import Chain, Tag
+from agent_cache.tags import Chain, Path, Tag
 
 __all__ = [
     "Backend",
@@ -36,6 +36,8 @@ __all__ = [
     "NewEntry",
     "Revalidating",
     "Same",
+    "Scanning",
+    "StoredEntry",
     "SyncBackend",
     "Taken",
     "Token",
@@ -179,8 +181,12 @@ class NewEntry:
     lead: Lead | None = None
     stamp: Hashable = None
     namespace: str = field(default="", kw_only=True)
-    """Whose quota it counts towards."""
+    """The application's, as it was configured: whose quota it counts towards. It is part of the key already."""
     grace: float = field(default=0.0, kw_only=True)
+    digest: bytes | None = field(default=None, kw_only=True)
+    """The call's, whoever makes it; the very key where that is it."""
+    age: float = field(default=0.0, kw_only=True)
+    """Seconds since it was loaded, where that is not just now: it was moved here from another store."""
 
 
 class SyncBackend(Protocol):
@@ -295,6 +301,80 @@ class Watching(Protocol):
 
     def unchanged(self) -> bool:
         """Whether no tag was changed by anybody since this thread asked the last time; the first time: no."""
+        ...
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class StoredEntry:
+    """One stored entry as a scan finds it. Sizes in bytes, times in seconds."""
+
+    key: bytes | str
+    """A digest for a tool's entry, the caller's own text for a key-value one."""
+    size: int
+    age: float | None
+    """None where a store does not know."""
+    ttl_left: float | None
+    """None: no ttl; 0: over."""
+    load_seconds: float = 0.0
+    is_current: bool | None = None
+    """Whether it would be served: no write has dropped it, it has not expired. None where its tags are not known."""
+    group: str = ""
+    tool: str = ""
+    """Module and name of the tool, if the store or this process knows."""
+    resource: str = ""
+    namespace: str = ""
+    tags: tuple[Tag, ...] | None = None
+    """What it was loaded under; None where the store does not know (see ``labels``)."""
+    payload: bytes | None = None
+    """Its written form, where the scan was asked for payloads and there is one."""
+    grace: float = 0.0
+    """Seconds for which it is kept beyond its freshness."""
+    problem: str = ""
+    """Why nothing can be made of it, or of its payload; empty for a sound one."""
+    where: Any = None
+    """The backend's own."""
+
+    @property
+    def is_tool(self) -> bool:
+        """Whether a tool's call made it; else it is a key-value entry."""
+        return isinstance(self.key, bytes)
+
+    @property
+    def name(self) -> str:
+        """The key as people see it."""
+        return self.key.hex() if isinstance(self.key, bytes) else self.key
+
+    @property
+    def chain(self) -> Chain:
+        """Whose it is: the identity it is scoped to, widest field first; ``()`` for everyone's."""
+        return self.tags[-1][1] if self.tags else ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The resources it was read from."""
+        found = [path for kind, _, path in self.tags or () if kind == "any" and path[:1] and path[0][:1] != "#"]
+        return tuple(dict.fromkeys(found))
+
+
+@runtime_checkable
+class Scanning(Protocol):
+    """A backend that can be looked through: for people and for moving entries, never on the way of a call.
+
+    What is stored or dropped meanwhile may be found or not; everything else is found once.
+    """
+
+    def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
+        """Every stored entry of this backend (on Redis: of its prefix), tools' and key-value ones, in no order.
+
+        Read in bounded batches, so that others go on meanwhile. With ``payloads`` each carries its written form.
+        """
+        ...
+
+    async def remove(self, entry: StoredEntry) -> bool:
+        """Take one entry that was scanned out of the store; tells whether it was there.
+
+        No invalidation: copies elsewhere, and loads under way, are not reached. Move its tags for that.
+        """
         ...
 
 

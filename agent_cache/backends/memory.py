@@ -11,14 +11,16 @@ Serving calls, running tools and counting do not belong here.
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry
+from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, StoredEntry
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
@@ -28,8 +30,9 @@ from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.errors import UnstorableResultError
+from agent_cache.known import known_tool
 from agent_cache.policy import checked_key, checked_maxsize
-from agent_cache.tags import CallTags, Chain, SharedTags, Tag, is_call_tag
+from agent_cache.tags import CallTags, Chain, SharedTags, Tag, bucket_path, call_tags, is_call_tag
 
 __all__ = ["MemoryBackend", "MemoryStore"]
 
@@ -37,6 +40,8 @@ _OVERHEAD = 400  # bytes an entry costs beside its value: measured with tracemal
 _FOREVER = float("inf")
 _KEY_VALUE = "key-value"
 _MAX_OWN = 65_536
+_SESSION = ("session",)
+_SCANNED = 64  # entries written down before others get their turn
 
 
 class TagRecord:
@@ -96,8 +101,8 @@ class Entry:
     """A stored value with the snapshot it was loaded under."""
 
     __slots__ = (
-        "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "since", "stamp", "stored",
-        "visited",
+        "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "origin", "since", "stamp",
+        "stored", "visited",
     )  # fmt: skip
 
     stored: Stored
@@ -112,11 +117,17 @@ class Entry:
         self.base = token.base
         self.since = token.since
         self.deadline = _FOREVER if new.ttl is None else now + new.ttl
-        self.created = now
+        self.created = now - new.age
         self.load_seconds = new.load_seconds
         self.group = new.group
         self.chain = new.chain
         self.stamp = new.stamp
+        self.origin: tuple[str, str] | None = None
+        if new.digest is not new.key and token.own and new.chain[:1] != _SESSION:
+            self.origin = (
+                new.namespace,
+                token.own[0][2][1],
+            )  # the key tells neither; what dies with a session never moves
         self.visited = False
         self.dead = False
 
@@ -647,6 +658,52 @@ class MemoryStore:
                 self._remove(entry)
             self.generation = object()
 
+    # -- looking through it; for people and for moving entries -----------------------------------------------------------
+
+    def stored_keys(self) -> list[bytes | str]:
+        """The keys of all entries, tools' and key-value ones."""
+        with self._lock:
+            return list(self._entries)
+
+    def stored(self, keys: Iterable[bytes | str], *, payloads: bool) -> list[StoredEntry]:
+        """What is stored under some of them. Serves nothing and counts nothing."""
+        with self._lock:
+            held = [entry for key in keys if (entry := self._entries.get(key)) is not None]
+            names: dict[int, Tag] = {}
+            if any(entry.base.tags is None and entry.base.records for entry in held):
+                names = {id(record): tag for tag, record in self._records.items()}
+            found = [(entry.stored, self._described(entry, names)) for entry in held]
+        return [_with_payload(stored, each) for stored, each in found] if payloads else [each for _, each in found]
+
+    def _described(self, entry: Entry, names: Mapping[int, Tag]) -> StoredEntry:
+        now = self.clock()
+        tags = _tags_of(entry, names)
+        known = known_tool(entry.group)
+        return StoredEntry(
+            entry.key,
+            entry.size,
+            max(0.0, now - entry.created),
+            None if entry.deadline == _FOREVER else max(0.0, entry.deadline - now),
+            entry.load_seconds,
+            now < entry.deadline and self._is_current(entry, self._own_state(tags or ())[0]),
+            entry.group if isinstance(entry.key, bytes) else "",
+            "" if known is None else known.name,
+            "" if known is None else known.resource,
+            "" if entry.origin is None else entry.origin[0],
+            tags,
+            grace=entry.grace,
+            where=entry,
+        )
+
+    def remove(self, entry: StoredEntry) -> bool:
+        """Take one entry that was scanned out, if it is still the one that stands there."""
+        with self._lock:
+            held = self._entries.get(entry.key)
+            if held is None or held is not entry.where:
+                return False
+            self._remove(held)
+            return True
+
     def stats(self) -> dict[str, Any]:
         """``entries``, ``bytes`` (estimated), ``evictions``, the key-value surface's ``hits`` and ``misses``, and for each
         namespace with a quota what it takes up (``quotas``)."""
@@ -811,9 +868,40 @@ class MemoryBackend:
     async def close(self) -> None:
         """Nothing to close; there for the contract."""
 
+    async def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
+        """See :class:`~agent_cache.backends.base.Scanning`."""
+        keys = self._store.stored_keys()
+        for at in range(0, len(keys), _SCANNED):
+            for entry in self._store.stored(keys[at : at + _SCANNED], payloads=payloads):
+                yield entry
+            await asyncio.sleep(0)
+
+    async def remove(self, entry: StoredEntry) -> bool:
+        return self._store.remove(entry)
+
     async def keys(self) -> AsyncIterator[str]:
         for key in self._store.keys():  # noqa: SIM118 - a method, not a dict's view
             yield key
+
+
+def _tags_of(entry: Entry, names: Mapping[int, Tag]) -> tuple[Tag, ...] | None:
+    """What an entry was loaded under, as far as that is known here."""
+    shared = entry.base.tags
+    if shared is None:
+        found = [names.get(id(record)) for record in entry.base.records]
+        return tuple(tag for tag in found if type(tag) is tuple) if found and None not in found else None
+    if entry.origin is not None:
+        return call_tags(shared, (f"#{entry.group}", entry.origin[1]))
+    if isinstance(entry.key, str) or entry.chain:
+        return None
+    return call_tags(shared, bucket_path(entry.group, entry.key))
+
+
+def _with_payload(stored: Stored, entry: StoredEntry) -> StoredEntry:
+    try:
+        return replace(entry, payload=stored.payload(keep=False))
+    except UnstorableResultError as error:
+        return replace(entry, problem=f"no written form: {error}")
 
 
 evictions_ever = [0]

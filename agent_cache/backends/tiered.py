@@ -33,6 +33,7 @@ from agent_cache.backends.base import (
     NewEntry,
     Revalidating,
     Same,
+    StoredEntry,
     Taken,
     Token,
     Watching,
@@ -439,6 +440,20 @@ class TieredBackend:
             "near": self._store.stats(),
             "proven": self._is_proven() if self.coherence == "lease" else None,
         }
+
+    def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
+        """The far tier's entries: what is near is a copy of them."""
+        found: AsyncIterator[StoredEntry] = self.far.scan(payloads=payloads)
+        return found
+
+    async def remove(self, entry: StoredEntry) -> bool:
+        """Take it out of the far tier, and the copy that is near here."""
+        gone = bool(await self.far.remove(entry))
+        for copy in self._store.stored([entry.key], payloads=False):
+            self._store.remove(copy)
+        if self.keep is not None and isinstance(entry.key, bytes):
+            await self.keep.delete(_COPY + entry.key.hex())
+        return gone
 
     async def doctor(self) -> list[Finding]:
         """What the far tier's doctor says, and the keeping one's."""

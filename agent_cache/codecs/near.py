@@ -78,15 +78,17 @@ class Stored:
         thaw = self.thaw
         return self.value if thaw is None else thaw()
 
-    def payload(self) -> bytes:
-        """Self-describing bytes for a far tier; made on first use and kept.
+    def payload(self, *, keep: bool = True) -> bytes:
+        """Self-describing bytes for a far tier; made on first use and kept (unless ``keep`` says not to).
 
         Raises UnstorableResultError when the value can be kept in the process but has
         no faithful written form (an enum or dataclass the annotation does not reach).
         """
         far = self._far
-        if type(far) is not bytes:
-            far = self._far = far.to_payload(self.fresh())  # type: ignore[union-attr]
+        if not isinstance(far, bytes):
+            far = far.to_payload(self.fresh())
+            if keep:
+                self._far = far
         return far
 
     def fingerprint(self) -> int:

@@ -140,7 +140,16 @@ def _load(
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize = tool.group, tool.policy.maxsize
     entry = NewEntry(
-        call.key, landed.stored, ttl, landed.seconds, group, maxsize, call.chain, lead, namespace=settings.namespace
+        call.key,
+        landed.stored,
+        ttl,
+        landed.seconds,
+        group,
+        maxsize,
+        call.chain,
+        lead,
+        namespace=settings.namespace,
+        digest=call.digest,
     )
     fill = Fill(call.backend, token, entry)
     filled = fill.go_blocking() if call.backend.in_process else (yield fill)

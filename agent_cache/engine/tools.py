@@ -8,6 +8,7 @@ from typing import Any
 
 from agent_cache.codecs import ToolCodec
 from agent_cache.keys import CallShape
+from agent_cache.known import KnownTool
 from agent_cache.policy import ReadPolicy, WritePolicy
 
 __all__ = ["ReadTool", "WriteTool"]
@@ -25,6 +26,8 @@ class ReadTool:
     codec: ToolCodec
     identity: bytes
     group: str
+    known: KnownTool
+    """Held here, so that it is known as long as there is this tool."""
 
     @property
     def resource(self) -> str:

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,8 +51,10 @@ def test_files_are_the_owners_only(make: Make, tmp_path: Path) -> None:
         assert stat.S_IMODE((path.parent / name).stat().st_mode) == 0o600, name
 
 
-def test_no_arguments_or_names_in_the_file(make: Make, path: Path) -> None:
-    talk = make()
+@pytest.mark.parametrize("how", [{"labels": False}, {"secret": "s3cret"}])
+def test_no_arguments_or_names_in_the_file(make: Make, path: Path, how: dict[str, Any]) -> None:
+    """Without labels, and with a secret unless they are asked for."""
+    talk = make(**how)
     tags = [("any", ("user", "alice-in-chains"), ("secret-cart",))]
     assert talk.fill("the payload", tags=tuple(tags), group="secret_tool", chain=("user", "alice-in-chains"))
     talk.sync.move(tags, "writer")

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Taken, Token, Window
+from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, StoredEntry, Taken, Token, Window
+from agent_cache.backends.disk import scanning
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
@@ -18,7 +19,7 @@ from agent_cache.backends.disk.writer import Job
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
-from agent_cache.policy import checked_maxsize
+from agent_cache.policy import checked_labels, checked_maxsize
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["DiskBackend"]
@@ -39,6 +40,8 @@ class DiskBackend:
         clock: seconds as a float, never going back, the same for all processes of this host.
         wall: the time of day in seconds; ages entries over a restart of the machine.
         secret: entries are sealed with it; one that was made without it is a miss.
+        labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
+            can be listed and exported; None = yes, unless there is a secret.
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
     lose one, which is only a miss. What was read a moment ago is kept decoded (16 MB at most) and served again while
@@ -64,6 +67,7 @@ class DiskBackend:
         clock: Clock = uptime,
         wall: Clock = time.time,
         secret: str | bytes | None = None,
+        labels: bool | None = None,
     ) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
@@ -84,6 +88,7 @@ class DiskBackend:
             secret=secret.encode() if isinstance(secret, str) else secret,
         )
         self._store.default_ttl = seconds(default_ttl, "default_ttl")
+        self._store.labels = checked_labels(labels, sealed=secret is not None)
 
     @property
     def sync(self) -> DiskStore:
@@ -215,6 +220,19 @@ class DiskBackend:
                 yield text_of(key)
             after = page[-1]
             await asyncio.sleep(0)
+
+    async def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
+        """See :class:`~agent_cache.backends.base.Scanning`."""
+        await self.flush()
+        after, until = 0, await self._read(partial(scanning.last, self._store))
+        while page := await self._read(partial(scanning.page, self._store, after, until, payloads)):
+            for entry in page:
+                yield entry
+            after = page[-1].where[0]
+            await asyncio.sleep(0)
+
+    async def remove(self, entry: StoredEntry) -> bool:
+        return bool(await self._run(scanning.remove_job(entry)))
 
     async def flush(self) -> None:
         """Wait until the fills accepted so far are in the file."""

@@ -27,10 +27,11 @@ def _encoded(parts: Sequence[str]) -> bytes:
 class TagSet:
     """The tags of one call: their names in the file, and a digest of them all (a stamp is for one set only)."""
 
-    __slots__ = ("digest", "ids", "last")
+    __slots__ = ("digest", "ids", "last", "tags")
 
-    def __init__(self, ids: tuple[bytes, ...]) -> None:
+    def __init__(self, ids: tuple[bytes, ...], tags: tuple[Tag, ...] = ()) -> None:
         self.ids = ids
+        self.tags = tags
         self.digest = hashlib.blake2b(b"".join(ids), digest_size=8).digest()
         self.last: tuple[object, Any] | None = None
         """What was made of their rows last, and under which :class:`.tagrows.Known`."""
@@ -58,7 +59,7 @@ class Names:
         return self._digest(b"tag", self.whose(kind, chain) + _encoded(path))
 
     def _set_of(self, tags: tuple[Tag, ...]) -> TagSet:
-        return TagSet(tuple([self.tag(tag) for tag in tags]))
+        return TagSet(tuple([self.tag(tag) for tag in tags]), tags)
 
     def of(self, tags: Sequence[Tag]) -> TagSet:
         return self.set_of(tags if isinstance(tags, tuple) else tuple(tags))

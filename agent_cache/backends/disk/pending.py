@@ -20,7 +20,7 @@ _MAX_ENTRIES, _MAX_BYTES = 4_096, 16 * 1024 * 1024
 class Row:
     """An entry as it goes into the file."""
 
-    __slots__ = ("chain", "columns", "group", "key", "lead", "maxsize", "size", "token")
+    __slots__ = ("chain", "columns", "group", "key", "label", "lead", "maxsize", "size", "token")
 
     def __init__(self, key: bytes, size: int, group: bytes, token: DiskToken, columns: Columns) -> None:
         self.key = key
@@ -31,6 +31,7 @@ class Row:
         self.chain: bytes | None = None
         self.maxsize: int | None = None
         self.lead: DiskLead | None = None
+        self.label: bytes | None = None
 
     @property
     def stamp(self) -> bytes:
@@ -45,7 +46,7 @@ class Row:
         stamp, payload, seal, boot, created, deadline, shift, load_seconds, grace = self.columns
         return (
             self.key, self.group, self.chain, self.size, used,
-            stamp, boot, created, deadline, shift, load_seconds, grace, seal, payload,
+            stamp, boot, created, deadline, shift, load_seconds, grace, seal, self.label, payload,
         )  # fmt: skip
 
 

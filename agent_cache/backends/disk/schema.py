@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 APPLICATION = 0x41674361
-VERSION = 3
+VERSION = 4
 FLOOR = b""
 """The row of ``tags`` that holds, as version, what every tag without a row has; as fence the file's id; and in ``moved``
 how often any tag changed. That is counted by triggers, so it is whoever changes them."""
@@ -35,7 +35,7 @@ CREATE TABLE tags (
 CREATE TABLE entries (
     number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, grp BLOB NOT NULL, chain BLOB, size INTEGER NOT NULL,
     used INTEGER NOT NULL, stamp BLOB NOT NULL, boot BLOB NOT NULL, created REAL NOT NULL, deadline REAL,
-    shift REAL NOT NULL, load_seconds REAL NOT NULL, grace REAL NOT NULL, seal BLOB, payload BLOB NOT NULL
+    shift REAL NOT NULL, load_seconds REAL NOT NULL, grace REAL NOT NULL, seal BLOB, label BLOB, payload BLOB NOT NULL
 );
 CREATE INDEX entries_used ON entries (used);
 CREATE INDEX entries_group ON entries (grp, used);
@@ -67,7 +67,7 @@ _LIMIT = 64 * 1024 * 1024  # a row larger than this is not ours: not read
 _PAYLOAD = f"CASE WHEN length(e.payload) <= {_LIMIT} THEN e.payload END"
 _ENTRY = f"e.stamp, {_PAYLOAD}, e.seal, e.boot, e.created, e.deadline, e.shift, e.load_seconds, e.grace"
 _FLOOR = "SELECT t.fence, t.moved, t.version"
-_COLUMNS = 14
+_COLUMNS = 15
 FLOOR_SQL = f"{_FLOOR} FROM tags t WHERE t.id=x''"
 
 

@@ -26,6 +26,7 @@ from agent_cache.backends.disk.schema import delete_sql, insert_sql
 from agent_cache.backends.disk.tagrows import DiskToken, Ending
 from agent_cache.backends.disk.watch import Watch
 from agent_cache.backends.disk.writer import Job, Writer
+from agent_cache.backends.labels import label_bytes
 from agent_cache.clock import Clock, nonce
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, UnstorableResultError
@@ -59,6 +60,8 @@ class EntryStore(Reading):
         self.write_lease = write_lease
         self.lead_lease = lead_lease
         self.tag_limit = room.TAG_LIMIT
+        self.labels = secret is None
+        """Whether entries carry their names and paths."""
         super().__init__(path, clock, wall, Names(secret))
         _stores.add(self)
 
@@ -106,17 +109,30 @@ class EntryStore(Reading):
     # -- filling ------------------------------------------------------------------------------------------------------
 
     def row_of(
-        self, key: bytes, payload: bytes, ttl: float | None, load_seconds: float, token: DiskToken, grace: float = 0.0
+        self,
+        key: bytes,
+        payload: bytes,
+        ttl: float | None,
+        load_seconds: float,
+        token: DiskToken,
+        grace: float = 0.0,
+        age: float = 0.0,
     ) -> Row:
         now = self.clock()
         deadline, shift = None if ttl is None else now + ttl, self.wall() - now
+        created = now - age
         seal = None
         if self._names.sealed:
-            times = repr((now, deadline, shift, load_seconds, grace)).encode()
+            times = repr((created, deadline, shift, load_seconds, grace)).encode()
             seal = self._names.seal(key, token.tags.digest, token.stamp, self._boot, times, payload)
         size = room.cost(len(payload), len(token.stamp))
-        columns = (token.stamp, payload, seal, self._boot, now, deadline, shift, load_seconds, grace)
+        columns = (token.stamp, payload, seal, self._boot, created, deadline, shift, load_seconds, grace)
         return Row(key, size, self._names.group(""), token, columns)
+
+    def sealed_label(self, row: Row, label: bytes) -> bytes:
+        """With a secret it is authenticated by itself: no lookup reads it."""
+        seal = self._names.seal(row.key, row.stamp, label)
+        return label if seal is None or not label else seal + label
 
     def fill_now(self, token: TokenProtocol, entry: NewEntry) -> bool:
         kept = False
@@ -134,7 +150,11 @@ class EntryStore(Reading):
         payload = entry.stored.payload()
         if len(payload) > _MAX_PAYLOAD:
             raise UnstorableResultError("too_large", f"{len(payload)} bytes, limit {_MAX_PAYLOAD}")
-        row = self.row_of(tool_key(entry.key), payload, entry.ttl, float(entry.load_seconds), token, float(entry.grace))
+        load_seconds, grace, age = float(entry.load_seconds), float(entry.grace), float(entry.age)
+        row = self.row_of(tool_key(entry.key), payload, entry.ttl, load_seconds, token, grace, age)
+        if self.labels:
+            row.label = self.sealed_label(row, label_bytes(token.tags.tags, entry))
+            row.size += len(row.label)
         if row.size > self.max_bytes:
             self._count("dropped_fills")
             return False

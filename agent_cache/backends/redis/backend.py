@@ -11,16 +11,17 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, Same, Taken
+from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, Same, StoredEntry, Taken
 from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
+from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.portal import PORTAL, BlockingFace
-from agent_cache.backends.redis import scripts
+from agent_cache.backends.redis import scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.doctor import diagnose
@@ -47,6 +48,7 @@ from agent_cache.backends.redis.wire import Replies
 from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
+from agent_cache.policy import checked_labels
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["RedisBackend"]
@@ -174,6 +176,8 @@ class RedisBackend(KeyValueSurface):
         lead_lease: seconds after which another process may load what a dead one was loading.
         epoch: where ``INFO replication`` is not allowed: a text that you change whenever data may have been lost.
         secret: entries are authenticated and names keyed with it; else with ``configure(secret=...)`` if given.
+        labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
+            can be listed and exported; None = yes, unless there is a secret.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
@@ -205,6 +209,7 @@ class RedisBackend(KeyValueSurface):
         lead_lease: float | timedelta = 3,
         epoch: str | None = None,
         secret: str | bytes | None = None,
+        labels: bool | None = None,
     ) -> None:
         if coherence not in ("strict", "lease"):
             raise ConfigurationError("coherence", coherence, "give 'strict' or 'lease'")
@@ -237,6 +242,8 @@ class RedisBackend(KeyValueSurface):
         super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"), self._seal)
         self.serves_near_tier = False
         """Whether copies are kept near, so that it matters how long an entry still lives."""
+        self.labels = checked_labels(labels, sealed=self._seal is not None)
+        """Whether entries carry their names and paths."""
         self._patience = _PATIENCE
         self._skew_ms = 0  # tests let time pass with it
         self._keep_ms = round(self.max_ttl * 1000) + _HOUR
@@ -375,17 +382,18 @@ class RedisBackend(KeyValueSurface):
         if lead is not None:
             self._keeper.drop(lead)
         ttl = self.max_ttl if entry.ttl is None else min(entry.ttl, self.max_ttl)
-        shown = ttl if entry.ttl is not None else 0.0
+        shown = ttl + entry.age if entry.ttl is not None else 0.0
         grace = min(entry.grace, self.max_ttl - ttl) if entry.grace else 0.0
         blob = entry_bytes(
             mine.stamp,
-            self._wall(),
+            self._wall() - entry.age,
             shown,
             entry.load_seconds,
             entry.stored.payload(),
             self._seal,
             self._bound(key, plan),
             grace,
+            label_bytes(plan.tags, entry) if self.labels else b"",
         )
         kept = ttl + grace
         others = [group for group in plan.groups if group.slot != plan.home]
@@ -625,6 +633,14 @@ class RedisBackend(KeyValueSurface):
             "coherence": self.coherence,
             "backplane": self._bus.state() if self._bus is not None else None,
         }
+
+    async def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
+        """See :class:`~agent_cache.backends.base.Scanning`."""
+        async for entry in scanning.scan(self, payloads=payloads):
+            yield entry
+
+    async def remove(self, entry: StoredEntry) -> bool:
+        return bool(await self._unlink([entry.where]))
 
     async def doctor(self) -> list[Finding]:
         """What is wrong with this Redis, and what mends it; the password is in none of it."""

@@ -19,7 +19,7 @@ from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
 from agent_cache.policy import checked_key
 
-__all__ = ["KeyValueSurface"]
+__all__ = ["KeyValueSurface", "slot_of"]
 
 _SCANNED = 500  # keys looked at per round trip
 _CODEC = codec_for(Any)
@@ -54,7 +54,7 @@ class KeyValueSurface:
         wanted = [checked_key(key) for key in keys]
         found: dict[str, Any] = {}
         for asked in await self._each(wanted):
-            raws = (await self._links.ask(_slot(self._names.value(asked[0])), self._getting(asked))).values
+            raws = (await self._links.ask(slot_of(self._names.value(asked[0])), self._getting(asked))).values
             values = raws[0] if len(raws) == 1 and not self._links.sharded else raws
             for key, raw in zip(asked, values, strict=True):
                 if raw is None:
@@ -84,17 +84,17 @@ class KeyValueSurface:
             for key, value in items.items()
         }
         for group in await self._each(list(payloads)):
-            slot = _slot(self._names.value(group[0]))
+            slot = slot_of(self._names.value(group[0]))
             await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])
 
     async def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
         name = self._names.value(checked_key(key))
-        return bool((await self._links.ask(_slot(name), [("UNLINK", name)])).values[0])
+        return bool((await self._links.ask(slot_of(name), [("UNLINK", name)])).values[0])
 
     async def exists(self, key: str) -> bool:
         name = self._names.value(checked_key(key))
-        return bool((await self._links.ask(_slot(name), [("EXISTS", name)])).values[0])
+        return bool((await self._links.ask(slot_of(name), [("EXISTS", name)])).values[0])
 
     async def keys(self) -> AsyncIterator[str]:
         """All keys of the key-value cache, in no order."""
@@ -124,7 +124,7 @@ class KeyValueSurface:
         removed = 0
         for some in _batched(names):
             if self._links.sharded:
-                replies = await asyncio.gather(*(self._links.ask(_slot(name), [("UNLINK", name)]) for name in some))
+                replies = await asyncio.gather(*(self._links.ask(slot_of(name), [("UNLINK", name)]) for name in some))
                 removed += sum(int(reply.values[0]) for reply in replies)
             else:
                 removed += int((await self._links.ask(b"", [("UNLINK", *some)])).values[0])
@@ -148,11 +148,11 @@ class KeyValueSurface:
             return [keys] if keys else []
         groups: dict[bytes, list[str]] = {}
         for key in keys:
-            groups.setdefault(_slot(self._names.value(key)), []).append(key)
+            groups.setdefault(slot_of(self._names.value(key)), []).append(key)
         return list(groups.values())
 
 
-def _slot(name: bytes) -> bytes:
+def slot_of(name: bytes) -> bytes:
     """The hash tag of a key: what stands in its first braces, else all of it."""
     start = name.find(b"{")
     end = name.find(b"}", start + 1)

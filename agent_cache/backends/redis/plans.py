@@ -38,6 +38,7 @@ class Plan:
     ids: tuple[bytes, ...]
     only: Group | None
     """The one group there is, where there is one."""
+    tags: tuple[Tag, ...] = ()
 
     @property
     def at_home(self) -> Group:
@@ -55,15 +56,16 @@ class Plans:
         self._made: dict[tuple[Tag, ...], Plan] = {}
 
     def of(self, tags: Sequence[Tag]) -> Plan:
-        known = tuple(tags)
+        known = tags if isinstance(tags, tuple) else tuple(tags)
         plan = self._made.get(known)
         if plan is None:
             if len(self._made) > _MOST:
                 self._made.clear()
-            plan = self._made[known] = self._make(known)
+            plan = self._made[known] = self.make(known)
         return plan
 
-    def _make(self, tags: tuple[Tag, ...]) -> Plan:
+    def make(self, tags: tuple[Tag, ...]) -> Plan:
+        """One that is not kept."""
         named = [self._names.tag(tag) for tag in tags]
         home = self._names.home(tags)
         slots = dict.fromkeys(name.slot for name in named) if self._sharded else {home: None}
@@ -73,4 +75,4 @@ class Plans:
             keys, bulks = tuple(named[at].key for at in mine), tuple(named[at].bulk for at in mine)
             groups.append(Group(slot, keys, tuple(mine), bulks, slot if self._sharded else b""))
         only = groups[0] if len(groups) == 1 else None
-        return Plan(tuple(groups), home, tuple(name.ident for name in named), only)
+        return Plan(tuple(groups), home, tuple(name.ident for name in named), only, tags)

@@ -6,9 +6,9 @@ reads such a record, moves it, and keeps what it does not know. An entry of an u
 * tag: ``T1`` version[12] fence[12] writers[4 hex digits], for each writer nonce[12] and lease end[13 digits, ms of
   the server's clock], then the length[2 hex digits] and the name of the last writer.
 * entry: ``E1`` flags[1] tags[2] epoch[20] versions[12 each] created[8] ttl[8] load seconds[8], then 16 bytes of
-  authentication if flags say so, then the payload. ``E2`` is one that is kept beyond its freshness: grace[8] stands
-  after the load seconds, and it is fresh only while the key lives longer than that. A build that does not know ``E2``
-  takes it for a miss, as it must: it would serve it as fresh.
+  authentication if flags say so, then the payload. If flags say so, the label with its length[2] comes before the
+  authentication. ``E2`` is one that is kept beyond its freshness: grace[8] stands after the load seconds, and it is fresh
+  only while the key lives longer than that. A build that does not know ``E2``, or the flag, takes it for a miss.
 
 Nothing of a call's arguments is in a key: they are digests. What these records mean is the backend's business.
 """
@@ -51,6 +51,7 @@ _FIGURES = struct.Struct(">ddd")
 _GRACE = struct.Struct(">d")
 _TWO = ord("2")
 _SEALED = 1
+_LABELLED = 2
 _SEAL = 16
 _T = ord("T")
 _HEX = re.compile(rb"[0-9A-Fa-f]{4}")
@@ -100,6 +101,7 @@ class EntryRecord:
     payload: bytes
     sealed: bytes
     grace: float = 0.0
+    label: bytes = b""
 
 
 def entry_bytes(
@@ -111,17 +113,20 @@ def entry_bytes(
     seal: bytes | None,
     key: bytes,
     grace: float = 0.0,
+    label: bytes = b"",
 ) -> bytes:
     """An entry as it is stored; with a secret it is authenticated together with its key, tags (in the key) and stamp."""
     count = (len(stamp) - EPOCH) // NONCE
     head = (
         (b"E2" if grace else b"E1")
-        + bytes((_SEALED if seal else 0,))
+        + bytes(((_SEALED if seal else 0) | (_LABELLED if label else 0),))
         + count.to_bytes(2, "big")
         + stamp
         + _FIGURES.pack(created, ttl, load_seconds)
         + (_GRACE.pack(grace) if grace else b"")
     )
+    if label:
+        head += len(label).to_bytes(2, "big") + label
     return head + (_mac(seal, key, head, payload) if seal else b"") + payload
 
 
@@ -133,9 +138,12 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     stamp_end = _ENTRY_HEAD + count * NONCE
     figures_end = stamp_end + _FIGURES.size
     lasting = raw[1] == _TWO
-    head_end = figures_end + (_GRACE.size if lasting else 0)
+    labelled = head_end = figures_end + (_GRACE.size if lasting else 0)
+    if flags & _LABELLED:
+        labelled += 2
+        head_end = labelled + int.from_bytes(raw[labelled - 2 : labelled], "big")
     body = head_end + (_SEAL if flags & _SEALED else 0)
-    if len(raw) < body or flags & ~_SEALED:
+    if len(raw) < body or flags & ~(_SEALED | _LABELLED):
         return None
     mac, payload = raw[head_end:body], raw[body:]
     if seal is not None and not (mac and hmac.compare_digest(mac, _mac(seal, key, raw[:head_end], payload))):
@@ -144,7 +152,7 @@ def read_entry(raw: object, seal: bytes | None, key: bytes) -> EntryRecord | Non
     grace = _GRACE.unpack_from(raw, figures_end)[0] if lasting else 0.0
     if not grace >= 0.0:
         return None
-    return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac, grace)
+    return EntryRecord(raw[5:stamp_end], created, ttl, load_seconds, payload, mac, grace, raw[labelled:head_end])
 
 
 def read_current(raw: bytes, stamp: bytes) -> EntryRecord | None:
@@ -155,10 +163,15 @@ def read_current(raw: bytes, stamp: bytes) -> EntryRecord | None:
     stamp_end = 5 + len(stamp)
     if len(raw) < stamp_end + _FIGURES.size or raw[5:stamp_end] != stamp:
         return None
-    if raw[:5] != b"E1\0" + ((len(stamp) - EPOCH) // NONCE).to_bytes(2, "big"):
+    if raw[:2] != b"E1" or raw[3:5] != ((len(stamp) - EPOCH) // NONCE).to_bytes(2, "big"):
+        return None
+    body = stamp_end + _FIGURES.size
+    if raw[2] == _LABELLED:
+        body += 2 + int.from_bytes(raw[body : body + 2], "big")
+    elif raw[2]:
         return None
     created, ttl, load_seconds = _FIGURES.unpack_from(raw, stamp_end)
-    return EntryRecord(stamp, created, ttl, load_seconds, raw[stamp_end + _FIGURES.size :], b"")
+    return EntryRecord(stamp, created, ttl, load_seconds, raw[body:], b"")
 
 
 def _mac(seal: bytes, key: bytes, head: bytes, payload: bytes) -> bytes:

@@ -1,0 +1,177 @@
+"""What an entry says of itself beside its digests: namespace, tool, resource and tags, in bytes and back.
+
+A store that is shared keeps digests: they say nothing to people, and not under which tags an entry was loaded. The label
+stands in the entry (never in a key), so it can be listed, invalidated by hand and moved to another store. It names the
+values in the resource's path (``cart:42``); arguments that are no part of that are not in it.
+
+What is read here may come from anybody's hand: it is data, with bounds, or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent_cache.backends.base import NewEntry
+from agent_cache.known import known_tool
+from agent_cache.tags import CallTags, Chain, Path, Tag, call_tags, shared_tags
+
+__all__ = ["CallForm", "Label", "call_form", "label_bytes", "read_label", "tags_of_call"]
+
+_CALL, _TAGS = b"\x01", b"\x02"
+_LONG = 255
+_MOST = 16_384  # bytes of a label; an entry that would need more has none
+_DIGEST = re.compile("[0-9a-f]{40}")
+_KINDS = ("any", "all")
+
+
+class Label(NamedTuple):
+    """``tool`` and ``resource`` as they stand in the code; empty where they were not known."""
+
+    namespace: str
+    tool: str
+    resource: str
+    group: str
+    tags: tuple[Tag, ...]
+
+
+class CallForm(NamedTuple):
+    """The tags of one call, in short."""
+
+    group: str
+    bucket: str
+    chain: Chain
+    paths: tuple[Path, ...]
+
+
+def call_form(tags: Sequence[Tag]) -> CallForm | None:
+    """The short form of a call's tags, if :func:`tags_of_call` gives exactly these again."""
+    if not isinstance(tags, CallTags):
+        return None
+    chain, own = tags.own[-1][1], tags.own[0][2]
+    head, bucket = own
+    found = [path for kind, whose, path in tags.shared.tags if kind == "any" and not whose and path[:1] != (head,)]
+    short = CallForm(head[1:], bucket, chain, tuple(found))
+    return short if tags_of_call(short) == tags else None
+
+
+def tags_of_call(short: CallForm) -> CallTags:
+    """All of a call's tags."""
+    return call_tags(shared_tags(short.paths, short.group, short.chain), (f"#{short.group}", short.bucket))
+
+
+def label_bytes(tags: Sequence[Tag], entry: NewEntry) -> bytes:
+    """The label of an entry under these tags; empty where it would be too long."""
+    known = known_tool(entry.group)
+    out = _Out()
+    short = call_form(tags)
+    out.raw(_TAGS if short is None else _CALL)
+    out.text(entry.namespace)
+    out.text("" if known is None else known.name)
+    out.text("" if known is None else known.resource)
+    out.group(entry.group if short is None else short.group)
+    if short is not None:
+        out.text(short.bucket)
+        out.texts(short.chain)
+        out.count(len(short.paths))
+        for path in short.paths:
+            out.texts(path)
+    else:
+        out.count(len(tags))
+        for kind, chain, path in tags:
+            out.count(_KINDS.index(kind))
+            out.texts(chain)
+            out.texts(path)
+    made = out.bytes()
+    return made if len(made) <= _MOST else b""
+
+
+def read_label(raw: object) -> Label | None:
+    """A label; None for whatever is not one."""
+    if not isinstance(raw, bytes) or not 0 < len(raw) <= _MOST or raw[:1] not in (_CALL, _TAGS):
+        return None
+    rest = _In(raw)
+    try:
+        namespace, tool, resource, group = rest.text(), rest.text(), rest.text(), rest.group()
+        tags: tuple[Tag, ...]
+        if raw[:1] == _CALL:
+            bucket, chain = rest.text(), rest.texts()
+            paths = tuple([rest.texts() for _ in range(rest.count())])
+            tags = tags_of_call(CallForm(group, bucket, chain, paths))
+        else:
+            tags = tuple([(_KINDS[rest.count()], rest.texts(), rest.texts()) for _ in range(rest.count())])
+        return Label(namespace, tool, resource, group, tags) if rest.is_empty else None
+    except (ValueError, IndexError):
+        return None
+
+
+class _Out:
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def raw(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def count(self, number: int) -> None:
+        self._pieces.append(bytes((number,)) if number < _LONG else b"\xff" + number.to_bytes(4, "big"))
+
+    def sized(self, piece: bytes) -> None:
+        self.count(len(piece))
+        self._pieces.append(piece)
+
+    def text(self, text: str) -> None:
+        self.sized(text.encode("utf-8", "surrogatepass"))
+
+    def texts(self, texts: Sequence[str]) -> None:
+        self.count(len(texts))
+        for text in texts:
+            self.text(text)
+
+    def group(self, group: str) -> None:
+        """A tool's digest in half its size."""
+        is_digest = _DIGEST.fullmatch(group) is not None
+        self.count(is_digest)
+        self.sized(bytes.fromhex(group) if is_digest else group.encode("utf-8", "surrogatepass"))
+
+    def bytes(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class _In:
+    """Raises ValueError or IndexError for what :class:`_Out` did not write."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._at = 1
+
+    @property
+    def is_empty(self) -> bool:
+        return self._at == len(self._raw)
+
+    def count(self) -> int:
+        number = self._raw[self._at]
+        self._at += 1
+        if number == _LONG:
+            number = int.from_bytes(self._take(4), "big")
+        if number > len(self._raw):
+            raise ValueError("more than there is")
+        return number
+
+    def _take(self, many: int) -> bytes:
+        piece = self._raw[self._at : self._at + many]
+        if len(piece) < many:
+            raise ValueError("cut off")
+        self._at += many
+        return piece
+
+    def text(self) -> str:
+        return self._take(self.count()).decode("utf-8", "surrogatepass")
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple([self.text() for _ in range(self.count())])
+
+    def group(self) -> str:
+        is_digest = self.count()
+        piece = self._take(self.count())
+        return piece.hex() if is_digest else piece.decode("utf-8", "surrogatepass")
