@@ -64,8 +64,9 @@ settings = Settings()
 
 
 _KNOWN = (
-    "this version knows memory:// (max_size, max_bytes), disk:///path (max_bytes), redis://, rediss://, unix://, "
-    "redis+cluster:// and redis+sentinel:// (prefix, coherence, near: entries of the near tier, 0 for none)"
+    "this version knows memory:// (max_size, max_bytes, max_entry_bytes), disk:///path (max_bytes, max_size, "
+    "max_entry_bytes), redis://, rediss://, unix://, redis+cluster:// and redis+sentinel:// (prefix, coherence, "
+    "max_entry_bytes; and as for disk, near: entries of the near tier, 0 for none)"
 )
 
 
@@ -86,7 +87,7 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
         raise ConfigurationError(parameter, without_password(url), _KNOWN) from None
     scheme = parts.scheme
     if scheme == "memory":
-        limits: dict[str, Any] = {**_numbers(url, parameter, parts.query, ("max_size", "max_bytes"))}
+        limits: dict[str, Any] = {**_numbers(url, parameter, parts.query, ("max_size", "max_bytes", "max_entry_bytes"))}
         return MemoryBackend(**limits)
     near: int | None = 10_000
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -100,12 +101,14 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
         path = unquote(parts.netloc + parts.path)
         if not path:
             raise ConfigurationError(parameter, without_password(url), "name the file: disk:///path/to/cache.db")
-        limit: dict[str, Any] = {**_numbers(url, parameter, query, ("max_bytes",))}
+        limit: dict[str, Any] = {**_numbers(url, parameter, query, ("max_bytes", "max_size", "max_entry_bytes"))}
         far = DiskBackend(path, **limit, secret=secret or None)
     elif scheme in ("redis", "rediss", "unix") or scheme.partition("+")[0] in ("redis", "rediss"):
         from agent_cache.backends.redis import RedisBackend
 
         ours: dict[str, Any] = {name: options.pop(name) for name in ("prefix", "coherence") if name in options}
+        if "max_entry_bytes" in options:
+            ours["max_entry_bytes"] = _number(url, parameter, options.pop("max_entry_bytes"), "max_entry_bytes")
         plain = urlunsplit(parts._replace(query=urlencode(options)))
         far = RedisBackend(plain, **ours, secret=secret or None)
     else:

@@ -517,15 +517,15 @@ class MemoryStore:
 
     def _insert(self, entry: Entry, maxsize: int | None) -> bool:
         """Take an entry in and make room; False if it alone is larger than all there is."""
-        old = self._entries.get(entry.key)
-        if old is not None:
-            entry.visited = old.visited  # what was asked for often is no newcomer because it was written
-            self._remove(old)
         size, share = entry.size, entry.share
         if self.max_bytes is not None and size > self.max_bytes:
             return False
         if share is not None and not share.fits(size):
             return False
+        old = self._entries.get(entry.key)
+        if old is not None:
+            entry.visited = old.visited  # what was asked for often is no newcomer because it was written
+            self._remove(old)
         self._entries[entry.key] = entry
         self._bytes += size
         if entry.chain:

@@ -16,6 +16,7 @@ from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
 from agent_cache.backends.disk.writer import Job
+from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
@@ -42,6 +43,10 @@ class DiskBackend:
         secret: entries are sealed with it; one that was made without it is a miss.
         labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
             can be listed and exported; None = yes, unless there is a secret.
+        max_size: entries at most, over all tools and processes; None = as many as fit.
+        quotas: by namespace (``configure(namespace=...)``; ``""`` is what has none) a :class:`~agent_cache.Quota`: what is
+            over it makes room among its own. All processes should say the same.
+        max_entry_bytes: a larger value (written, before compression) is returned to its callers and not stored; None = 64 MiB.
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
     lose one, which is only a miss. What was read a moment ago is kept decoded (16 MB at most) and served again while
@@ -50,7 +55,7 @@ class DiskBackend:
     again when they need it; a child that was forked past that while it was open does without the file.
 
     Raises:
-        ConfigurationError: a limit or duration that is not positive, an empty secret.
+        ConfigurationError: a limit or duration that is not positive, an empty secret, quotas that are none.
     """
 
     in_process = False
@@ -68,6 +73,9 @@ class DiskBackend:
         wall: Clock = time.time,
         secret: str | bytes | None = None,
         labels: bool | None = None,
+        max_size: int | None = None,
+        quotas: Mapping[str, Quota] | None = None,
+        max_entry_bytes: int | None = None,
     ) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
@@ -80,6 +88,9 @@ class DiskBackend:
         self._store = DiskStore(
             str(Path(text).expanduser().absolute()),
             size,
+            max_size=checked_maxsize(max_size, "max_size"),
+            quotas=checked_quotas(quotas),
+            max_entry_bytes=checked_entry_limit(max_entry_bytes),
             settle=_positive(settle, "settle", zero_ok=True),
             write_lease=_positive(write_lease, "write_lease"),
             lead_lease=_positive(lead_lease, "lead_lease"),
@@ -89,6 +100,11 @@ class DiskBackend:
         )
         self._store.default_ttl = seconds(default_ttl, "default_ttl")
         self._store.labels = checked_labels(labels, sealed=secret is not None)
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """Bytes of a written value; larger ones are not stored."""
+        return self._store.max_entry_bytes
 
     @property
     def sync(self) -> DiskStore:
@@ -179,7 +195,7 @@ class DiskBackend:
         """Store a copy, for ``ttl`` seconds (without one: ``default_ttl``).
 
         Raises:
-            UnstorableResultError: the value would not come back equal.
+            UnstorableResultError: the value would not come back equal, or is too large.
         """
         await self._run(self._store.set_job({key: value}, ttl))
 

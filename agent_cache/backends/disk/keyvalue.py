@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from agent_cache.backends.base import Found
+from agent_cache.backends.disk import room
 from agent_cache.backends.disk.names import TagSet, text_key
 from agent_cache.backends.disk.pending import Row
 from agent_cache.backends.disk.reading import NotReady
@@ -17,6 +18,7 @@ from agent_cache.backends.disk.schema import FLOOR
 from agent_cache.backends.disk.store import EntryStore
 from agent_cache.backends.disk.tagrows import DiskToken
 from agent_cache.backends.disk.writer import Job
+from agent_cache.bounds import Quota, refuse_larger
 from agent_cache.clock import nonce, seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
@@ -82,6 +84,7 @@ class DiskStore(EntryStore):
         rows: list[Row] = []
         for key, value in items.items():
             payload = _CODEC.freeze(value).payload()
+            refuse_larger(len(payload), self.max_entry_bytes)
             rows.append(self.row_of(_stored_key(key), payload, lives, 0.0, _NO_TAGS))
 
         def work(db: sqlite3.Connection) -> int:
@@ -150,8 +153,17 @@ class DiskStore(EntryStore):
             "entries": int(entries) + len(pending),
             "bytes": int(size) + sum(row.size for row in pending),
             "pending": len(pending),
+            "quotas": {name: self._share_now(name, quota) for name, quota in self.quotas.items()},
             **self._counts,
         }
+
+    def _share_now(self, name: str, quota: Quota) -> dict[str, int | None]:
+        where, limits = room.within(self._names.space(name), "name")
+        sql = f"SELECT total(entries), total(bytes) FROM groups WHERE {where}"  # noqa: S608
+        entries, size = self._select(sql, limits)[0]
+        return {
+            "entries": int(entries), "bytes": int(size), "max_entries": quota.entries, "max_bytes": quota.bytes,
+        }  # fmt: skip
 
     # -- blocking
 

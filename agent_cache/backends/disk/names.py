@@ -10,9 +10,11 @@ from typing import Any
 
 from agent_cache.tags import Chain, Tag
 
-__all__ = ["Names", "TagSet", "text_key", "tool_key"]
+__all__ = ["GROUP", "SPACE", "Names", "TagSet", "text_key", "tool_key"]
 
 _CACHED = 8_192
+GROUP, SPACE = 16, 8
+"""Bytes of a group's name, and of the namespace before it where there is one."""
 
 
 def _encoded(parts: Sequence[str]) -> bytes:
@@ -48,6 +50,7 @@ class Names:
         self.whose = lru_cache(maxsize=_CACHED)(lambda kind, chain: _encoded((kind,)) + _encoded(chain))
         self.chain = lru_cache(maxsize=_CACHED)(self._chain)
         self.group = lru_cache(maxsize=_CACHED)(self._group)
+        self.space = lru_cache(maxsize=_CACHED)(self._space)
         self.check = self._digest(b"check", b"") if secret else b""
         """Recorded in the file: two secrets on one file would not see each other's writes."""
 
@@ -67,8 +70,12 @@ class Names:
     def _chain(self, chain: Chain) -> bytes | None:
         return self._digest(b"chain", _encoded(chain)) if chain else None
 
-    def _group(self, group: str) -> bytes:
-        return self._digest(b"group", _encoded((group,)))
+    def _group(self, group: str, namespace: str = "") -> bytes:
+        """Of one tool; what has a namespace begins with :meth:`space`, so that its groups stand together."""
+        return self._space(namespace) + self._digest(b"group", _encoded((group,)))
+
+    def _space(self, namespace: str) -> bytes:
+        return self._digest(b"space", _encoded((namespace,)))[:SPACE] if namespace else b""
 
     def lead(self, key: bytes, token: bytes) -> bytes:
         """What a lead is on."""

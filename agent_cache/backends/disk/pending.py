@@ -61,7 +61,8 @@ class Pending:
     def add(self, row: Row) -> bool:
         """Take it in; False where there is no room."""
         with self.lock:
-            if len(self.rows) >= _MAX_ENTRIES or self.bytes + len(row.payload) > _MAX_BYTES:
+            too_much = self.bytes + len(row.payload) > _MAX_BYTES and self.rows  # one alone may be larger
+            if len(self.rows) >= _MAX_ENTRIES or too_much:
                 return False
             self._pop(row.key)
             self.rows[row.key] = row

@@ -9,10 +9,24 @@ import os
 import sqlite3
 from collections.abc import Iterable
 
+from agent_cache.backends.disk.names import GROUP
 from agent_cache.backends.disk.schema import FLOOR
+from agent_cache.bounds import Quota
 from agent_cache.clock import nonce
 
-__all__ = ["TAG_LIMIT", "cost", "evict", "evict_group", "reap_tags", "shrink", "sweep", "touch"]
+__all__ = [
+    "TAG_LIMIT",
+    "cost",
+    "evict",
+    "evict_group",
+    "held",
+    "is_over",
+    "reap_tags",
+    "shrink",
+    "sweep",
+    "touch",
+    "within",
+]
 
 TAG_LIMIT = 200_000
 _PAGE = 4_080
@@ -27,24 +41,60 @@ def cost(payload: int, stamp: int) -> int:
     return 4_096 // (_PAGE // body) + 200
 
 
-def evict(db: sqlite3.Connection, max_bytes: int) -> int:
-    """Drop what was not used for longest until all fits."""
+def within(space: bytes | None, column: str) -> tuple[str, tuple[bytes, ...]]:
+    """Which groups are meant: those of one namespace, those without (``b""``), or all (None)."""
+    if space is None:
+        return "1", ()
+    if not space:
+        return f"length({column})={GROUP}", ()
+    return f"{column} BETWEEN ? AND ?", (space, space + b"\xff" * GROUP)
+
+
+def held(db: sqlite3.Connection, space: bytes | None) -> tuple[int, int]:
+    """Entries and bytes of one namespace, or of all."""
+    where, limits = within(space, "name")
+    sql = f"SELECT total(entries), total(bytes) FROM groups WHERE {where}"  # noqa: S608
+    entries, size = db.execute(sql, limits).fetchone()
+    return int(entries), int(size)
+
+
+def evict(db: sqlite3.Connection, quota: Quota, space: bytes | None = None) -> int:
+    """Drop what was not used for longest, of one namespace or of all, until it fits; and some more, so that this is rare."""
+    where, limits = within(space, "grp")
+    oldest = f"SELECT number, size FROM entries WHERE {where} ORDER BY used LIMIT 1000"  # noqa: S608
     dropped = 0
     while True:
-        held = db.execute("SELECT total(bytes) FROM groups").fetchone()[0]
-        if held <= max_bytes:
+        entries, size = held(db, space)
+        if not _is_over(entries, size, quota):
             return dropped
-        over = held - max_bytes * 15 // 16
+        too_many = _over(entries, quota.entries, room=16)
+        too_much = _over(size, quota.bytes, room=16)
         numbers = []
-        for number, size in db.execute("SELECT number, size FROM entries ORDER BY used LIMIT 1000"):
+        for number, its_size in db.execute(oldest, limits):
             numbers.append((number,))
-            over -= size
-            if over <= 0:
+            too_many -= 1
+            too_much -= its_size
+            if too_many <= 0 and too_much <= 0:
                 break
         if not numbers:
             return dropped
         db.executemany("DELETE FROM entries WHERE number=?", numbers)
         dropped += len(numbers)
+
+
+def is_over(db: sqlite3.Connection, quota: Quota, space: bytes | None) -> bool:
+    return _is_over(*held(db, space), quota)
+
+
+def _is_over(entries: int, size: int, quota: Quota) -> bool:
+    return _over(entries, quota.entries) > 0 or _over(size, quota.bytes) > 0
+
+
+def _over(held: int, limit: int | None, room: int = 0) -> int:
+    """How much is too much, with a sixteenth (``room``) to spare."""
+    if limit is None:
+        return 0
+    return held - (limit - limit // room if room else limit)
 
 
 def evict_group(db: sqlite3.Connection, group: bytes, maxsize: int) -> int:

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -27,6 +27,7 @@ from agent_cache.backends.disk.tagrows import DiskToken, Ending
 from agent_cache.backends.disk.watch import Watch
 from agent_cache.backends.disk.writer import Job, Writer
 from agent_cache.backends.labels import label_bytes
+from agent_cache.bounds import Quota, refuse_larger
 from agent_cache.clock import Clock, nonce
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, UnstorableResultError
@@ -35,7 +36,6 @@ from agent_cache.tags import Chain, Tag
 __all__ = ["EntryStore"]
 
 log = logging.getLogger("agent_cache")
-_MAX_PAYLOAD = 64 * 1024 * 1024
 _BATCH, _SWEEP_EVERY, _TOUCHED = 48, 10.0, 4_096
 _PORTIONS = (16, 4, 1)
 
@@ -48,6 +48,9 @@ class EntryStore(Reading):
         path: str,
         max_bytes: int,
         *,
+        max_size: int | None,
+        quotas: Mapping[str, Quota],
+        max_entry_bytes: int,
         settle: float,
         write_lease: float,
         lead_lease: float,
@@ -56,13 +59,19 @@ class EntryStore(Reading):
         secret: bytes | None,
     ) -> None:
         self.max_bytes = max_bytes
+        self.max_size = max_size
+        self.quotas = quotas
+        self.max_entry_bytes = max_entry_bytes
         self.settle = settle
         self.write_lease = write_lease
         self.lead_lease = lead_lease
         self.tag_limit = room.TAG_LIMIT
         self.labels = secret is None
         """Whether entries carry their names and paths."""
-        super().__init__(path, clock, wall, Names(secret))
+        names = Names(secret)
+        super().__init__(path, clock, wall, names)
+        self._limits: list[tuple[bytes | None, Quota]] = [(None, Quota(max_size, max_bytes))]
+        self._limits += [(names.space(name), quota) for name, quota in quotas.items()]
         _stores.add(self)
 
     def _start(self) -> None:
@@ -148,17 +157,19 @@ class EntryStore(Reading):
 
     def _fill(self, token: DiskToken, entry: NewEntry) -> bool:
         payload = entry.stored.payload()
-        if len(payload) > _MAX_PAYLOAD:
-            raise UnstorableResultError("too_large", f"{len(payload)} bytes, limit {_MAX_PAYLOAD}")
+        refuse_larger(len(payload), self.max_entry_bytes)
         load_seconds, grace, age = float(entry.load_seconds), float(entry.grace), float(entry.age)
         row = self.row_of(tool_key(entry.key), payload, entry.ttl, load_seconds, token, grace, age)
         if self.labels:
             row.label = self.sealed_label(row, label_bytes(token.tags.tags, entry))
             row.size += len(row.label)
-        if row.size > self.max_bytes:
-            self._count("dropped_fills")
-            return False
-        row.group, row.chain = self._names.group(entry.group), self._names.chain(entry.chain)
+        quota = self.quotas.get(entry.namespace)
+        room_for_it = self.max_bytes if quota is None or quota.bytes is None else min(quota.bytes, self.max_bytes)
+        if row.size > room_for_it:
+            raise UnstorableResultError(
+                "too_large", f"{row.size} bytes in the file, and there is room for {room_for_it}"
+            )
+        row.group, row.chain = self._names.group(entry.group, entry.namespace), self._names.chain(entry.chain)
         row.maxsize, row.lead = entry.maxsize, cast("DiskLead | None", entry.lead)
         if not self._holds(token):
             self._count("refused_fills")
@@ -452,11 +463,11 @@ class EntryStore(Reading):
                 db.execute(insert_sql(many), [value for row in some for value in row.values(tick)])
 
     def make_room(self, db: sqlite3.Connection) -> int:
-        held = db.execute("SELECT total(bytes) FROM groups").fetchone()[0]
-        if held <= self.max_bytes:
+        over = [(quota, space) for space, quota in self._limits if room.is_over(db, quota, space)]
+        if not over:
             return 0
         self._touch(db)
-        return room.evict(db, self.max_bytes)
+        return sum(room.evict(db, quota, space) for quota, space in reversed(over))
 
     def _touch(self, db: sqlite3.Connection) -> None:
         touched, self._touched = self._touched, set()

@@ -45,6 +45,7 @@ from agent_cache.backends.redis.records import (
 )
 from agent_cache.backends.redis.resp import Command
 from agent_cache.backends.redis.wire import Replies
+from agent_cache.bounds import checked_entry_limit, refuse_larger
 from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
@@ -175,6 +176,8 @@ class RedisBackend(KeyValueSurface):
         write_lease: seconds after which a writer that says nothing any more is given up; renewed while it runs.
         lead_lease: seconds after which another process may load what a dead one was loading.
         epoch: where ``INFO replication`` is not allowed: a text that you change whenever data may have been lost.
+        max_entry_bytes: a larger value (written, before compression) is returned to its callers and not stored; None =
+            64 MiB. How much Redis keeps in all is its own to bound: ``maxmemory``, and ``max_ttl`` here.
         secret: entries are authenticated and names keyed with it; else with ``configure(secret=...)`` if given.
         labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
             can be listed and exported; None = yes, unless there is a secret.
@@ -210,6 +213,7 @@ class RedisBackend(KeyValueSurface):
         epoch: str | None = None,
         secret: str | bytes | None = None,
         labels: bool | None = None,
+        max_entry_bytes: int | None = None,
     ) -> None:
         if coherence not in ("strict", "lease"):
             raise ConfigurationError("coherence", coherence, "give 'strict' or 'lease'")
@@ -226,6 +230,8 @@ class RedisBackend(KeyValueSurface):
             raise ConfigurationError("secret", "…", "give 1 to 64 bytes")
         self.max_ttl = _positive(max_ttl, "max_ttl")
         """Seconds an entry is kept at most."""
+        self.max_entry_bytes = checked_entry_limit(max_entry_bytes)
+        """Bytes of a written value; larger ones are not stored."""
         self._settle = seconds(settle, "settle", zero_ok=True) or 0.0
         self._write_lease = _positive(write_lease, "write_lease")
         self._lead_lease = _positive(lead_lease, "lead_lease")
@@ -239,7 +245,8 @@ class RedisBackend(KeyValueSurface):
             op_timeout=_positive(op_timeout, "op_timeout"),
             epoch=None if epoch is None else epoch_bytes(epoch),
         )
-        super().__init__(links, Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl"), self._seal)
+        names, lives = Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl")
+        super().__init__(links, names, lives, self._seal, self.max_entry_bytes)
         self.serves_near_tier = False
         """Whether copies are kept near, so that it matters how long an entry still lives."""
         self.labels = checked_labels(labels, sealed=self._seal is not None)
@@ -379,6 +386,7 @@ class RedisBackend(KeyValueSurface):
         mine, key = cast(Token, token), cast(bytes, entry.key)
         plan = mine.plan
         lead = cast("Lead | None", entry.lead)
+        refuse_larger(len(entry.stored.payload()), self.max_entry_bytes)
         if lead is not None:
             self._keeper.drop(lead)
         ttl = self.max_ttl if entry.ttl is None else min(entry.ttl, self.max_ttl)

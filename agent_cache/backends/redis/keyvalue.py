@@ -14,6 +14,7 @@ from typing import Any
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.records import Names, opened_value, sealed_value
 from agent_cache.backends.redis.resp import Command
+from agent_cache.bounds import refuse_larger
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
@@ -28,11 +29,12 @@ _CODEC = codec_for(Any)
 class KeyValueSurface:
     """The key-value half of :class:`RedisBackend`."""
 
-    def __init__(self, links: Links, names: Names, default_ttl: float | None, seal: bytes | None) -> None:
+    def __init__(self, links: Links, names: Names, default_ttl: float | None, seal: bytes | None, most: int) -> None:
         self._links = links
         self._names = names
         self._default_ttl = default_ttl
         self._seal = seal
+        self._most = most
         self._hits = self._misses = self._corrupt = 0
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -44,7 +46,7 @@ class KeyValueSurface:
         """Store a value, for ``ttl`` seconds (without one: ``default_ttl``, and without that for ever).
 
         Raises:
-            UnstorableResultError: the value would not come back equal.
+            UnstorableResultError: the value would not come back equal, or is too large.
             BackendError: Redis is away.
         """
         await self.set_many({key: value}, ttl)
@@ -79,10 +81,11 @@ class KeyValueSurface:
         """Store all in one round trip (on a Cluster: one per server)."""
         lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
         until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
-        payloads = {
-            key: sealed_value(self._seal, self._names.value(checked_key(key)), _CODEC.freeze(value).payload())
-            for key, value in items.items()
-        }
+        payloads: dict[str, bytes] = {}
+        for key, value in items.items():
+            payload = _CODEC.freeze(value).payload()
+            refuse_larger(len(payload), self._most)
+            payloads[key] = sealed_value(self._seal, self._names.value(checked_key(key)), payload)
         for group in await self._each(list(payloads)):
             slot = slot_of(self._names.value(group[0]))
             await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])
