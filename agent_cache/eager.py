@@ -63,7 +63,11 @@ class _Carrier(Coroutine[Any, Any, None]):
         pending, self._pending = self._pending, None
         if pending is not None:
             return self._handed_on(pending)
-        return context.run(coroutine.send, value)
+        try:
+            return context.run(coroutine.send, value)
+        except BaseException:
+            self._end()
+            raise
 
     def throw(self, error: Any, *more: Any) -> Any:
         coroutine, context = self._now()
@@ -72,7 +76,15 @@ class _Carrier(Coroutine[Any, Any, None]):
             said = getattr(error, "args", ())
             if pending.cancel(*said[:1]):
                 return self._handed_on(pending)
-        return context.run(coroutine.throw, error, *more)
+        try:
+            return context.run(coroutine.throw, error, *more)
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        """Let go of what holds this in turn, so that it is freed at once and not by the collector of cycles."""
+        self.coroutine = self._context = self.task = None
 
     def _now(self) -> tuple[Coroutine[Any, Any, None], Context]:
         """What is carried; ends the task if that is nothing."""

@@ -128,7 +128,9 @@ class TaskFlight(Flight):
 
     def start(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         """Begin the load, in a copy of the caller's context. A load that never waits has landed on return."""
-        self._task = started(self._run(load), self.loop)
+        task = started(self._run(load), self.loop)
+        if self.landed is None:
+            self._task = task
 
     def on_landing(self, then: Callable[[], object]) -> None:
         """Call ``then`` once it has landed; now if it has."""
@@ -150,8 +152,12 @@ class TaskFlight(Flight):
         with self.table.lock:
             self.landed = landed
             self.table.remove(self)
-            if self._landing is not None:
-                self._landing()
+            # Task and context hold this flight, and so does who waits for the landing: let go, so that nothing of it is
+            # left to the collector of cycles, whose pauses would be the longest a loop full of misses has.
+            self._task = None
+            then, self._landing = self._landing, None
+            if then is not None:
+                then()
             riders = self._riders | self._watchers if self._watchers else self._riders
             self._riders, self._watchers = {}, {}
         for rider in riders:
