@@ -29,7 +29,8 @@ def collected() -> Iterator[Callable[[], Counter[str]]]:
         kinds = Counter(
             f"{type(each).__module__}.{type(each).__qualname__}"
             for each in gc.garbage
-            if type(each).__module__.startswith("agent_cache") or type(each).__name__ in ("Context", "Task", "coroutine")
+            if type(each).__module__.startswith("agent_cache")
+            or type(each).__name__ in ("Context", "Task", "coroutine")
         )
         gc.garbage.clear()
         return kinds
