@@ -20,6 +20,14 @@ from agent_cache.errors import (
     UnkeyableArgumentError,
     UnstorableResultError,
 )
+from agent_cache.functions import (
+    KEY,
+    NEVER,
+    AsyncLRU,
+    AsyncLRUInvalidator,
+    AsyncTTL,
+    AsyncTTLInvalidator,
+)
 from agent_cache.loops import LoopPolicy
 from agent_cache.model import (
     GLOBAL,
@@ -43,11 +51,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GLOBAL",
+    "KEY",
+    "NEVER",
     "AgentCache",
     "AgentCacheError",
     "AgentCacheInvalidator",
     "AgentCacheSession",
     "AgentLoopDetectedError",
+    "AsyncLRU",
+    "AsyncLRUInvalidator",
+    "AsyncTTL",
+    "AsyncTTLInvalidator",
     "BackendError",
     "CacheKey",
     "CallEvent",

@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent_cache.flight import TaskFlight
     from agent_cache.tags import Chain
 
-__all__ = ["ROOT", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
+__all__ = ["ROOT", "Home", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
 
 Mode = Literal["normal", "bypass", "refresh"]
 _MAX_HOT = 4_096
@@ -169,6 +169,27 @@ def keep_warm(hot: dict[Any, Warm], key: Any, warm: Warm) -> None:
     hot[key] = warm
     if warm.track is not None:
         warm.track.warm = warm
+
+
+class Home:
+    """The views of something that is in no session: one of its own, whoever calls, with counters of its own beside.
+
+    Calling it gives the view for a call made now: ``no_cache()`` and ``refresh()`` hold for it as for everything.
+    ``slow``, if there is one, answers what is not hot (``slow(tool, view, values)``, awaited).
+    """
+
+    def __init__(self, slow: Callable[[Any, View, tuple[Any, ...]], Awaitable[Any]] | None = None) -> None:
+        self.slow = slow
+        self.metrics = Metrics()
+        self.view = self._counted(View(None))
+
+    def __call__(self) -> View:
+        mode = current_view().mode
+        return self.view if mode == "normal" else self._counted(View(None, mode))
+
+    def _counted(self, view: View) -> View:
+        view.metrics = (PROCESS, self.metrics)
+        return view
 
 
 class _Never(dict[Any, Any]):

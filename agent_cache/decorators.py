@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
 from agent_cache.config import tiered
-from agent_cache.context import View, current_view
+from agent_cache.context import Home, View, current_view
 from agent_cache.engine.answers import Answer
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
@@ -62,7 +62,7 @@ else:
     _task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined,unused-ignore]  # pyright: ignore[reportAttributeAccessIssue]
 
 _HOT = """\
-    {x}v = {x}view()
+    {x}v = {view}
     if {guards}:
 {lookup}
         if {x}r is not None:
@@ -186,10 +186,16 @@ class AgentCache:
     def __call__(self, function: Callable[P, R]) -> SyncTool[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
         _check_tool(function, type(self).__name__)
-        out = left_out_parameters(function, self._skip_args, self._ignore, _class_body())
+        return self._decorated(function, self._resource, _class_body(), None)
+
+    def _decorated(
+        self, function: Callable[..., Any], resource: Any, class_body: Mapping[str, Any], home: Home | None
+    ) -> Any:
+        """The stand-in for a function that was looked at; with a ``home`` of its own it belongs to no session."""
+        out = left_out_parameters(function, self._skip_args, self._ignore, class_body)
         shape = CallShape(function, out)
         policy = ReadPolicy(
-            resources=checked_templates(self._resource, shape.names),
+            resources=checked_templates(resource, shape.names),
             scope=self._scope,
             scope_declared=self._declared,
             ttl=self._ttl,
@@ -216,8 +222,8 @@ class AgentCache:
             known=remember(identity.hex(), f"{function.__module__}.{function.__qualname__}", policy.text, codec),
         )
         scopes_of_reads.add(policy)
-        made = _stand_in(function, tool)
-        _attach(made, function, tool, _without(shape, out))
+        made = _stand_in(function, tool, home)
+        _attach(made, function, tool, _without(shape, out), current_view if home is None else home)
         return made
 
 
@@ -291,6 +297,9 @@ class AgentCacheInvalidator:
 
     def __call__(self, function: F) -> F:
         _check_tool(function, type(self).__name__)
+        return self._decorated(function, current_view)
+
+    def _decorated(self, function: F, view: Callable[[], View]) -> F:
         shape = CallShape(function, ())
         policy = WritePolicy(
             resources=checked_templates(self._resource, shape.names),
@@ -315,7 +324,7 @@ class AgentCacheInvalidator:
         values = f"({''.join(f'{n}, ' for n in shape.names)})"
         wait, kind, slow = ("await ", "async def", _write) if is_async else ("", "def", _write_blocking)
         body = f"    return {wait}{x}slow({x}tool, {x}view(), {values})"
-        extra = {f"{x}slow": slow, f"{x}tool": tool, f"{x}view": current_view}
+        extra = {f"{x}slow": slow, f"{x}tool": tool, f"{x}view": view}
         made: F = _like(function, compile_function(shape, function.__name__, body, kind, extra))
         return made
 
@@ -323,12 +332,14 @@ class AgentCacheInvalidator:
 # -- the generated functions ----------------------------------------------------------------------------------------------
 
 
-def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
+def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = None) -> Any:
+    """The function that answers hot calls itself; ``home``: in a view of its own, and the long way as it says."""
     shape, x = tool.shape, tool.shape.prefix
     same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == {x}r.lane"
     lookup = _CAREFUL_LOOKUP if shape.hot_key_may_raise else _LOOKUP
     body = _HOT.format(
         x=x,
+        view=f"{x}view()" if home is None else f"{x}own if {x}view().mode == 'normal' else {x}home()",
         guards=shape.guards(),
         lookup=lookup.format(x=x, key=shape.hot_key_source()),
         same_lane=same_lane,
@@ -338,7 +349,9 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool) -> Any:
     extra = {
         f"{x}view": current_view,
         f"{x}tool": tool,
-        f"{x}slow": _read if tool.is_async else _read_blocking,
+        f"{x}home": home,
+        f"{x}own": home.view if home is not None else None,
+        f"{x}slow": (_read if home is None else home.slow or _read) if tool.is_async else _read_blocking,
         f"{x}task": _task,
         f"{x}lane": lane,
         f"{x}len": len,
@@ -383,7 +396,13 @@ def _write_blocking(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     return _told(answer)
 
 
-def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Callable[..., tuple[Any, ...]]) -> None:
+def _attach(
+    made: Any,
+    function: Callable[..., Any],
+    tool: ReadTool,
+    bind: Callable[..., tuple[Any, ...]],
+    view: Callable[[], View],
+) -> None:
     """The attributes of a decorated read."""
 
     def key_of(*args: Any, **kwargs: Any) -> CacheKey:
@@ -395,25 +414,25 @@ def _attach(made: Any, function: Callable[..., Any], tool: ReadTool, bind: Calla
     if tool.is_async:
 
         async def invalidate(*args: Any, **kwargs: Any) -> None:
-            await drive(invalidate_line(tool, current_view(), bind(*args, **kwargs)))
+            await drive(invalidate_line(tool, view(), bind(*args, **kwargs)))
 
         async def invalidate_all() -> None:
-            await drive(invalidate_all_line(tool, current_view()))
+            await drive(invalidate_all_line(tool, view()))
 
         async def explain(*args: Any, **kwargs: Any) -> Explanation:
-            return await drive(explain_line(tool, current_view(), bind(*args, **kwargs)))
+            return await drive(explain_line(tool, view(), bind(*args, **kwargs)))
 
         made.invalidate, made.invalidate_all, made.explain = invalidate, invalidate_all, explain
     else:
 
         def invalidate_now(*args: Any, **kwargs: Any) -> None:
-            drive_blocking(invalidate_line(tool, current_view(), bind(*args, **kwargs)))
+            drive_blocking(invalidate_line(tool, view(), bind(*args, **kwargs)))
 
         def invalidate_all_now() -> None:
-            drive_blocking(invalidate_all_line(tool, current_view()))
+            drive_blocking(invalidate_all_line(tool, view()))
 
         def explain_now(*args: Any, **kwargs: Any) -> Explanation:
-            return drive_blocking(explain_line(tool, current_view(), bind(*args, **kwargs)))
+            return drive_blocking(explain_line(tool, view(), bind(*args, **kwargs)))
 
         made.invalidate, made.invalidate_all, made.explain = invalidate_now, invalidate_all_now, explain_now
 

@@ -376,6 +376,31 @@ class MemoryStore:
             if records:
                 self._move(records, self._fresh(), writer)
 
+    def put(self, moved: Sequence[Tag], tags: Sequence[Tag], entry: NewEntry, writer: str) -> bool:
+        """Store by hand, in one step: move ``moved``, then fill under what ``tags`` are now. No load comes in between."""
+        with self._lock:
+            self.move(moved, writer)
+            return self.fill(self._token(tags), entry)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Give up the room of entries nobody can reach any more."""
+        with self._lock:
+            for entry in [self._entries[key] for key in keys if key in self._entries]:
+                self._remove(entry)
+
+    def drop_group(self, group: str) -> None:
+        """Give up the room of all entries of one tool."""
+        with self._lock:
+            for entry in [entry for entry in self._entries.values() if entry.group == group]:
+                self._remove(entry)
+
+    def group_sizes(self, group: str) -> tuple[int, int]:
+        """Entries of one tool that have not expired, and their bytes (estimated)."""
+        now = self.clock()
+        with self._lock:
+            mine = [entry for entry in self._entries.values() if entry.group == group and now < entry.deadline]
+            return len(mine), sum(entry.size for entry in mine)
+
     def cool(self) -> None:
         """Let nothing be served at once any more that was found to be current before."""
         self.generation = object()

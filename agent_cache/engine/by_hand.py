@@ -1,22 +1,33 @@
-"""What a decorated read's own methods do: invalidate one call or all of them, explain one."""
+"""What is done by hand: invalidate one call or all of them, store a value, look without loading, explain."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from agent_cache.backends.base import Blocked, Found
+from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, NewEntry
+from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View
-from agent_cache.engine.answers import backend_failed
+from agent_cache.engine.answers import Answer, backend_failed
 from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Ask, Down, Move, Moved
+from agent_cache.engine.effects import Ask, Down, Fill, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
+from agent_cache.engine.reads import _ask as ask
+from agent_cache.engine.reads import _hit as hit
 from agent_cache.engine.tools import ReadTool
 from agent_cache.model import Explanation, InvalidationEvent
-from agent_cache.tags import call_path, spell, write_tags
+from agent_cache.tags import Tag, call_path, spell, write_tags
 
-__all__ = ["explain_line", "invalidate_all_line", "invalidate_line"]
+__all__ = [
+    "entry_by_hand",
+    "explain_line",
+    "invalidate_all_line",
+    "invalidate_line",
+    "move_line",
+    "peek_line",
+    "put_line",
+]
 
 
 def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[None]:
@@ -27,15 +38,16 @@ def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line
     """
     call = prepare_read(tool, view, values)
     tags = write_tags([call_path(cache_key(tool, values))], ())
-    yield from _move(tool, view, _backend_of(tool, view, call), tags)
+    yield from move_line(tool, view, _backend_of(tool, view, call), tags)
 
 
 def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
     """Drop every call of this tool, in every scope."""
-    yield from _move(tool, view, _backend_of(tool, view, None), write_tags([(f"#{tool.group}",)], ()))
+    yield from move_line(tool, view, _backend_of(tool, view, None), write_tags([(f"#{tool.group}",)], ()))
 
 
-def _move(tool: ReadTool, view: View, backend: Any, tags: Any) -> Line[None]:
+def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...]) -> Line[bool]:
+    """Invalidate, or owe it to the backend; whether it could take it now."""
     moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
     if moved.down is not None:
         backend_failed(view, tool.resource, backend, moved.down)
@@ -47,6 +59,44 @@ def _move(tool: ReadTool, view: View, backend: Any, tags: Any) -> Line[None]:
         settings.notices.emit(view, tool.resource, InvalidationEvent(tool.name, spelt, "global", session_id))
     if moved.cancelled is not None:
         raise moved.cancelled
+    return moved.down is None
+
+
+def put_line(tool: ReadTool, view: View, call: ReadCall, tags: tuple[Tag, ...], stored: Stored) -> Line[None]:
+    """Store a value by hand. What was stored, and what was being loaded when this began, gives way to it.
+
+    Best effort where the backend fails: then nothing is stored, and what was there is not served.
+    """
+    if not (yield from move_line(tool, view, call.backend, tags)):
+        return
+    found: Lookup | Down = yield Ask(call, tool.codec, token_only=True)
+    if isinstance(found, Missing):
+        found = yield Fill(call.backend, found.token, entry_by_hand(tool, call, stored))
+    if isinstance(found, Down):
+        backend_failed(view, tool.resource, call.backend, found)
+
+
+def entry_by_hand(tool: ReadTool, call: ReadCall, stored: Stored) -> NewEntry:
+    """An entry that no load made."""
+    group, maxsize, namespace = tool.group, tool.policy.maxsize, settings.namespace
+    return NewEntry(
+        call.key, stored, call.ttl, 0.0, group, maxsize, call.chain, namespace=namespace, digest=call.digest
+    )
+
+
+def peek_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer | None]:
+    """What is stored for a call, for this caller; None where nothing is. Runs nothing, shares no load."""
+    if len(view.log) >= view.room:
+        view.drain()
+    call = prepare_read(tool, view, values)
+    if isinstance(call, Bypass):
+        view.count(tool.resource, "bypasses", reason=call.reason)
+        return None
+    found = yield from ask(tool, view, call, False)
+    answer = hit(tool, view, values, call, found, None, view.hot) if isinstance(found, Found) else None
+    if answer is None:
+        view.count(tool.resource, "misses")
+    return answer
 
 
 def _backend_of(tool: ReadTool, view: View, call: ReadCall | Bypass | None) -> Any:

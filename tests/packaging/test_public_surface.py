@@ -14,11 +14,17 @@ import agent_cache
 
 PUBLIC = {
     "GLOBAL",
+    "KEY",
+    "NEVER",
     "AgentCache",
     "AgentCacheError",
     "AgentCacheInvalidator",
     "AgentCacheSession",
     "AgentLoopDetectedError",
+    "AsyncLRU",
+    "AsyncLRUInvalidator",
+    "AsyncTTL",
+    "AsyncTTLInvalidator",
     "BackendError",
     "CacheKey",
     "CallEvent",
