@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from agent_cache.backends.base import Backend
 from agent_cache.backends.memory import MemoryBackend
+from agent_cache.backends.packing import compress_option
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.backends.urls import without_password
 from agent_cache.clock import seconds
@@ -65,8 +66,8 @@ settings = Settings()
 
 _KNOWN = (
     "this version knows memory:// (max_size, max_bytes, max_entry_bytes), disk:///path (max_bytes, max_size, "
-    "max_entry_bytes), redis://, rediss://, unix://, redis+cluster:// and redis+sentinel:// (prefix, coherence, "
-    "max_entry_bytes; and as for disk, near: entries of the near tier, 0 for none)"
+    "max_entry_bytes, compress), redis://, rediss://, unix://, redis+cluster:// and redis+sentinel:// (prefix, coherence, "
+    "max_entry_bytes, compress; and as for disk, near: entries of the near tier, 0 for none)"
 )
 
 
@@ -97,18 +98,20 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
     if scheme == "disk":
         from agent_cache.backends.disk import DiskBackend
 
+        packed = _compress(url, parameter, options)
         query = urlencode(options)
         path = unquote(parts.netloc + parts.path)
         if not path:
             raise ConfigurationError(parameter, without_password(url), "name the file: disk:///path/to/cache.db")
         limit: dict[str, Any] = {**_numbers(url, parameter, query, ("max_bytes", "max_size", "max_entry_bytes"))}
-        far = DiskBackend(path, **limit, secret=secret or None)
+        far = DiskBackend(path, **limit, compress=packed, secret=secret or None)
     elif scheme in ("redis", "rediss", "unix") or scheme.partition("+")[0] in ("redis", "rediss"):
         from agent_cache.backends.redis import RedisBackend
 
         ours: dict[str, Any] = {name: options.pop(name) for name in ("prefix", "coherence") if name in options}
         if "max_entry_bytes" in options:
             ours["max_entry_bytes"] = _number(url, parameter, options.pop("max_entry_bytes"), "max_entry_bytes")
+        ours["compress"] = _compress(url, parameter, options)
         plain = urlunsplit(parts._replace(query=urlencode(options)))
         far = RedisBackend(plain, **ours, secret=secret or None)
     else:
@@ -125,6 +128,15 @@ def _numbers(url: str, parameter: str, query: str, names: tuple[str, ...]) -> di
             )
         options[name] = _number(url, parameter, text, name)
     return options
+
+
+def _compress(url: str, parameter: str, options: dict[str, str]) -> bool | int:
+    """``compress=``, out of the options."""
+    chosen = compress_option(options.pop("compress", "false"))
+    if chosen is None:
+        fix = "compress is true, false, or from how many bytes on"
+        raise ConfigurationError(parameter, without_password(url), fix)
+    return chosen
 
 
 def _number(url: str, parameter: str, text: str, name: str) -> int:

@@ -11,6 +11,8 @@ compare   strict deep equality (:func:`same`) and the digest that goes with it
 near      the form kept in the process: shared, marshalled, copied (:class:`Stored`)
 tree      the tagged JSON text a far tier keeps
 types     which classes a return annotation reaches, and the schema fingerprint
+frame     the head of every written form
+packed    a written form made smaller, and out again within a limit
 tool      choosing among these per tool (:class:`ToolCodec`)
 ========  =======================================================================
 

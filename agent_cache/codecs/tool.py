@@ -16,17 +16,18 @@ from zlib import crc32
 
 from pydantic import TypeAdapter
 
+from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.codecs.compare import ATOMS, same
+from agent_cache.codecs.frame import HEAD, opened, sealed
 from agent_cache.codecs.near import MAX_DEPTH, Stored, immutable, is_json, measure, near
+from agent_cache.codecs.packed import PACKED, unpack
 from agent_cache.codecs.tree import json_text, read_tree, write_tree
 from agent_cache.codecs.types import Reach, is_blank
 from agent_cache.errors import UnstorableResultError
 
 __all__ = ["Codec", "ToolCodec", "codec_for", "with_user_codec"]
 
-# A payload: one byte of format, four of CRC-32 over the rest (started from the format), the rest.
 _JSON, _TREE, _MODEL, _USER = b"J", b"T", b"P", b"U"
-_HEAD = 5
 
 
 @runtime_checkable
@@ -103,16 +104,18 @@ class ToolCodec:
         except Exception as error:
             raise _wrapped(error) from None
 
-    def thaw_payload(self, payload: bytes) -> Stored:
-        """What a far tier had; UnstorableResultError("codec_error") for anything malformed."""
+    def thaw_payload(self, payload: bytes, max_bytes: int = MAX_ENTRY_BYTES) -> Stored:
+        """What a far tier had; UnstorableResultError for anything malformed, or packed and larger than that inside."""
         try:
-            form, body = _open(payload)
+            form, body = opened(payload)
             if form == _JSON:
                 value = json.loads(body.decode())
             elif form == _TREE:
                 value = read_tree(body, self._reach)
             elif form == _MODEL:
                 value = self._validate(body)
+            elif form == PACKED:
+                return self.thaw_payload(unpack(body, max_bytes))
             else:
                 raise UnstorableResultError("codec_error", "unknown format")
             if form != _MODEL:
@@ -128,7 +131,7 @@ class ToolCodec:
         try:
             if is_json(value):
                 try:
-                    return _seal(_JSON, json_text(value).encode())
+                    return sealed(_JSON, json_text(value).encode())
                 except ValueError:  # a lone surrogate, an int beyond the digit limit
                     pass
             return self._tree(value)
@@ -176,10 +179,10 @@ class ToolCodec:
         return [*full, *unset, tree]
 
     def _tree(self, value: Any) -> bytes:
-        return _seal(_TREE, write_tree(value, self._reach))
+        return sealed(_TREE, write_tree(value, self._reach))
 
     def _dump(self, adapter: TypeAdapter[Any], alias: bool, unset: bool, value: Any) -> bytes:
-        return _seal(
+        return sealed(
             _MODEL,
             adapter.dump_json(value, by_alias=alias, exclude_unset=unset, round_trip=True, warnings=False),
         )
@@ -191,7 +194,7 @@ class ToolCodec:
         return adapter.validate_json(body)
 
     def _thaw(self, payload: bytes) -> Any:
-        body = payload[_HEAD:]
+        body = payload[HEAD:]
         try:
             return read_tree(body, self._reach) if payload[:1] == _TREE else self._validate(body)
         except Exception as error:  # a validator that changed its mind
@@ -231,9 +234,11 @@ class _UserToolCodec(ToolCodec):
             raise UnstorableResultError("not_faithful", "decode gives one object to all callers")
         return Stored(None, partial(self._thaw, payload), len(payload), payload)
 
-    def thaw_payload(self, payload: bytes) -> Stored:
+    def thaw_payload(self, payload: bytes, max_bytes: int = MAX_ENTRY_BYTES) -> Stored:
         try:
-            form, _ = _open(payload)
+            form, body = opened(payload)
+            if form == PACKED:
+                return self.thaw_payload(unpack(body, max_bytes))
             if form != _USER:
                 raise UnstorableResultError("codec_error", "unknown format")
             value = self._thaw(payload)
@@ -247,11 +252,11 @@ class _UserToolCodec(ToolCodec):
         body: object = self._codec.encode(value)
         if type(body) is not bytes:
             raise UnstorableResultError("codec_error", f"encode gave {type(body).__qualname__}, not bytes")
-        return _seal(_USER, body)
+        return sealed(_USER, body)
 
     def _thaw(self, payload: bytes) -> Any:
         try:
-            return self._codec.decode(payload[_HEAD:])
+            return self._codec.decode(payload[HEAD:])
         except Exception as error:
             raise _wrapped(error) from None
 
@@ -266,14 +271,3 @@ def _wrapped(error: Exception) -> UnstorableResultError:
     if isinstance(error, RecursionError):
         return UnstorableResultError("too_deep", "recursion limit")
     return UnstorableResultError("codec_error", type(error).__qualname__)
-
-
-def _seal(form: bytes, body: bytes) -> bytes:
-    return b"".join((form, crc32(body, form[0]).to_bytes(4, "big"), body))
-
-
-def _open(payload: bytes) -> tuple[bytes, bytes]:
-    body = payload[_HEAD:]
-    if len(payload) < _HEAD or payload[1:_HEAD] != crc32(body, payload[0]).to_bytes(4, "big"):
-        raise UnstorableResultError("codec_error", "checksum")
-    return payload[:1], body

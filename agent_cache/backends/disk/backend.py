@@ -47,6 +47,8 @@ class DiskBackend:
         quotas: by namespace (``configure(namespace=...)``; ``""`` is what has none) a :class:`~agent_cache.Quota`: what is
             over it makes room among its own. All processes should say the same.
         max_entry_bytes: a larger value (written, before compression) is returned to its callers and not stored; None = 64 MiB.
+        compress: True = payloads from 2 KiB on are compressed (zlib); a number = from so many bytes on. What was stored the
+            other way is read all the same.
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
     lose one, which is only a miss. What was read a moment ago is kept decoded (16 MB at most) and served again while
@@ -76,6 +78,7 @@ class DiskBackend:
         max_size: int | None = None,
         quotas: Mapping[str, Quota] | None = None,
         max_entry_bytes: int | None = None,
+        compress: bool | int = False,
     ) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
@@ -91,6 +94,7 @@ class DiskBackend:
             max_size=checked_maxsize(max_size, "max_size"),
             quotas=checked_quotas(quotas),
             max_entry_bytes=checked_entry_limit(max_entry_bytes),
+            compress=compress,
             settle=_positive(settle, "settle", zero_ok=True),
             write_lease=_positive(write_lease, "write_lease"),
             lead_lease=_positive(lead_lease, "lead_lease"),
@@ -153,10 +157,12 @@ class DiskBackend:
         return self._store.tag_ids(tags)
 
     async def fill(self, token: Token, entry: NewEntry) -> bool:
+        packing = self._store.packing
+        packed = None if packing.least is None else await packing.aside(entry.stored.payload())
         try:
-            return self._store.fill_now(token, entry)
+            return self._store.fill_now(token, entry, packed)
         except NotReady:
-            return await self._read(lambda: self._store.fill_now(token, entry))
+            return await self._read(lambda: self._store.fill_now(token, entry, packed))
 
     async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         window: Window = await self._run(self._store.begin_job(tags, writer))
@@ -197,7 +203,7 @@ class DiskBackend:
         Raises:
             UnstorableResultError: the value would not come back equal, or is too large.
         """
-        await self._run(self._store.set_job({key: value}, ttl))
+        await self.set_many({key: value}, ttl)
 
     async def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
@@ -216,7 +222,10 @@ class DiskBackend:
         return await self._read(lambda: self._store.get_now(wanted))
 
     async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
-        await self._run(self._store.set_job(items, ttl))
+        payloads = self._store.written(items)
+        if self._store.packing.least is not None:
+            payloads = {key: await self._store.packing.aside(payload) for key, payload in payloads.items()}
+        await self._run(self._store.set_job(payloads, ttl))
 
     async def delete_pattern(self, pattern: str) -> int:
         """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""

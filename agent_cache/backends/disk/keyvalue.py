@@ -79,12 +79,18 @@ class DiskStore(EntryStore):
         self._count("misses", len(stored) - len(found))
         return found
 
-    def set_job(self, items: Mapping[str, Any], ttl: float | None) -> Job:
+    def written(self, items: Mapping[str, Any]) -> dict[str, bytes]:
+        """Values as payloads; of now, whatever becomes of them. Raises UnstorableResultError."""
+        payloads = {key: _CODEC.freeze(value).payload() for key, value in items.items()}
+        for payload in payloads.values():
+            refuse_larger(len(payload), self.max_entry_bytes)
+        return payloads
+
+    def set_job(self, payloads: Mapping[str, bytes], ttl: float | None) -> Job:
+        """``payloads``: as they are to be stored."""
         lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
         rows: list[Row] = []
-        for key, value in items.items():
-            payload = _CODEC.freeze(value).payload()
-            refuse_larger(len(payload), self.max_entry_bytes)
+        for key, payload in payloads.items():
             rows.append(self.row_of(_stored_key(key), payload, lives, 0.0, _NO_TAGS))
 
         def work(db: sqlite3.Connection) -> int:
@@ -172,7 +178,7 @@ class DiskStore(EntryStore):
         return self._retrying(lambda: self.get_now([key])).get(key, default)
 
     def set(self, key: str, value: Any, ttl: float | None = None) -> None:
-        self._do(self.set_job({key: value}, ttl))
+        self.set_many({key: value}, ttl)
 
     def delete(self, key: str) -> bool:
         return bool(self._do(self.delete_job(key)))
@@ -186,7 +192,8 @@ class DiskStore(EntryStore):
         return found
 
     def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
-        self._do(self.set_job(items, ttl))
+        packing = self.packing
+        self._do(self.set_job({key: packing.now(payload) for key, payload in self.written(items).items()}, ttl))
 
     def keys(self) -> list[str]:
         found: list[str] = []

@@ -45,6 +45,9 @@ class NotReady(Exception):  # noqa: N818 - a signal within this package
 class Reading:
     """What a store does without its writer thread."""
 
+    max_entry_bytes: int
+    """Bytes of a written value, not compressed; larger ones are not stored, and not taken out of a compressed one."""
+
     def __init__(self, path: str, clock: Clock, wall: Clock, names: Names) -> None:
         self.path = path
         self.clock = clock
@@ -296,7 +299,7 @@ class Reading:
             self._count("forged")
             return None
         try:
-            stored = codec.thaw_payload(payload)
+            stored = codec.thaw_payload(payload, self.max_entry_bytes)
         except UnstorableResultError:
             self._count("undecodable")
             return None

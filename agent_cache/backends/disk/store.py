@@ -27,6 +27,7 @@ from agent_cache.backends.disk.tagrows import DiskToken, Ending
 from agent_cache.backends.disk.watch import Watch
 from agent_cache.backends.disk.writer import Job, Writer
 from agent_cache.backends.labels import label_bytes
+from agent_cache.backends.packing import Packing
 from agent_cache.bounds import Quota, refuse_larger
 from agent_cache.clock import Clock, nonce
 from agent_cache.codecs import ToolCodec
@@ -51,6 +52,7 @@ class EntryStore(Reading):
         max_size: int | None,
         quotas: Mapping[str, Quota],
         max_entry_bytes: int,
+        compress: bool | int,
         settle: float,
         write_lease: float,
         lead_lease: float,
@@ -62,6 +64,7 @@ class EntryStore(Reading):
         self.max_size = max_size
         self.quotas = quotas
         self.max_entry_bytes = max_entry_bytes
+        self.packing = Packing(compress)
         self.settle = settle
         self.write_lease = write_lease
         self.lead_lease = lead_lease
@@ -143,10 +146,11 @@ class EntryStore(Reading):
         seal = self._names.seal(row.key, row.stamp, label)
         return label if seal is None or not label else seal + label
 
-    def fill_now(self, token: TokenProtocol, entry: NewEntry) -> bool:
+    def fill_now(self, token: TokenProtocol, entry: NewEntry, packed: bytes | None = None) -> bool:
+        """``packed``: the payload as it is to be stored, where that was made elsewhere. Raises NotReady."""
         kept = False
         try:
-            kept = self._fill(cast(DiskToken, token), entry)
+            kept = self._fill(cast(DiskToken, token), entry, packed)
         except NotReady:  # asked again at once
             kept = True
             raise
@@ -155,9 +159,10 @@ class EntryStore(Reading):
                 self.release(entry.lead)
         return kept
 
-    def _fill(self, token: DiskToken, entry: NewEntry) -> bool:
+    def _fill(self, token: DiskToken, entry: NewEntry, packed: bytes | None) -> bool:
         payload = entry.stored.payload()
         refuse_larger(len(payload), self.max_entry_bytes)
+        payload = self.packing.now(payload) if packed is None else packed
         load_seconds, grace, age = float(entry.load_seconds), float(entry.grace), float(entry.age)
         row = self.row_of(tool_key(entry.key), payload, entry.ttl, load_seconds, token, grace, age)
         if self.labels:

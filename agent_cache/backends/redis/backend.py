@@ -20,6 +20,7 @@ from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.labels import label_bytes
+from agent_cache.backends.packing import Packing
 from agent_cache.backends.portal import PORTAL, BlockingFace
 from agent_cache.backends.redis import scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
@@ -178,6 +179,8 @@ class RedisBackend(KeyValueSurface):
         epoch: where ``INFO replication`` is not allowed: a text that you change whenever data may have been lost.
         max_entry_bytes: a larger value (written, before compression) is returned to its callers and not stored; None =
             64 MiB. How much Redis keeps in all is its own to bound: ``maxmemory``, and ``max_ttl`` here.
+        compress: True = payloads from 2 KiB on are compressed (zlib); a number = from so many bytes on. What was stored the
+            other way is read all the same.
         secret: entries are authenticated and names keyed with it; else with ``configure(secret=...)`` if given.
         labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
             can be listed and exported; None = yes, unless there is a secret.
@@ -214,6 +217,7 @@ class RedisBackend(KeyValueSurface):
         secret: str | bytes | None = None,
         labels: bool | None = None,
         max_entry_bytes: int | None = None,
+        compress: bool | int = False,
     ) -> None:
         if coherence not in ("strict", "lease"):
             raise ConfigurationError("coherence", coherence, "give 'strict' or 'lease'")
@@ -246,7 +250,7 @@ class RedisBackend(KeyValueSurface):
             epoch=None if epoch is None else epoch_bytes(epoch),
         )
         names, lives = Names(prefix, self._seal or b""), seconds(default_ttl, "default_ttl")
-        super().__init__(links, names, lives, self._seal, self.max_entry_bytes)
+        super().__init__(links, names, lives, self._seal, self.max_entry_bytes, Packing(compress))
         self.serves_near_tier = False
         """Whether copies are kept near, so that it matters how long an entry still lives."""
         self.labels = checked_labels(labels, sealed=self._seal is not None)
@@ -348,7 +352,7 @@ class RedisBackend(KeyValueSurface):
             self._corrupt += 1
         elif entry.stamp == stamp:
             try:
-                opened.stored = codec.thaw_payload(entry.payload)
+                opened.stored = codec.thaw_payload(entry.payload, self.max_entry_bytes)
             except UnstorableResultError:
                 self._corrupt += 1
             else:
@@ -386,7 +390,10 @@ class RedisBackend(KeyValueSurface):
         mine, key = cast(Token, token), cast(bytes, entry.key)
         plan = mine.plan
         lead = cast("Lead | None", entry.lead)
-        refuse_larger(len(entry.stored.payload()), self.max_entry_bytes)
+        payload = entry.stored.payload()
+        refuse_larger(len(payload), self.max_entry_bytes)
+        if self._packing.least is not None:
+            payload = await self._packing.aside(payload)
         if lead is not None:
             self._keeper.drop(lead)
         ttl = self.max_ttl if entry.ttl is None else min(entry.ttl, self.max_ttl)
@@ -397,7 +404,7 @@ class RedisBackend(KeyValueSurface):
             self._wall() - entry.age,
             shown,
             entry.load_seconds,
-            entry.stored.payload(),
+            payload,
             self._seal,
             self._bound(key, plan),
             grace,

@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
+from agent_cache.backends.packing import Packing
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.records import Names, opened_value, sealed_value
 from agent_cache.backends.redis.resp import Command
@@ -29,12 +30,15 @@ _CODEC = codec_for(Any)
 class KeyValueSurface:
     """The key-value half of :class:`RedisBackend`."""
 
-    def __init__(self, links: Links, names: Names, default_ttl: float | None, seal: bytes | None, most: int) -> None:
+    def __init__(
+        self, links: Links, names: Names, default_ttl: float | None, seal: bytes | None, most: int, packing: Packing
+    ) -> None:
         self._links = links
         self._names = names
         self._default_ttl = default_ttl
         self._seal = seal
         self._most = most
+        self._packing = packing
         self._hits = self._misses = self._corrupt = 0
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -66,7 +70,7 @@ class KeyValueSurface:
                     payload = opened_value(self._seal, self._names.value(key), raw)
                     if payload is None:
                         raise UnstorableResultError("codec_error", "not sealed with our secret")
-                    found[key] = _CODEC.thaw_payload(payload).fresh()
+                    found[key] = _CODEC.thaw_payload(payload, self._most).fresh()
                     self._hits += 1
                 except UnstorableResultError:  # not ours, or damaged: a miss
                     self._misses += 1
@@ -83,9 +87,11 @@ class KeyValueSurface:
         until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
         payloads: dict[str, bytes] = {}
         for key, value in items.items():
-            payload = _CODEC.freeze(value).payload()
+            payload = payloads[checked_key(key)] = _CODEC.freeze(value).payload()
             refuse_larger(len(payload), self._most)
-            payloads[key] = sealed_value(self._seal, self._names.value(checked_key(key)), payload)
+        for key, payload in payloads.items():
+            packed = payload if self._packing.least is None else await self._packing.aside(payload)
+            payloads[key] = sealed_value(self._seal, self._names.value(key), packed)
         for group in await self._each(list(payloads)):
             slot = slot_of(self._names.value(group[0]))
             await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])

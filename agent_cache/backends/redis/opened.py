@@ -49,12 +49,12 @@ class Recent:
     def put(self, key: bytes, opened: Opened) -> None:
         """Keep a hit, if it is no giant."""
         raw = opened.raw
-        if not isinstance(raw, bytes) or len(raw) > _LARGEST:
+        if not isinstance(raw, bytes) or _size(opened) > _LARGEST:
             return
         if self._bytes > _MOST_BYTES:
             self.clear()
         former = self._held.get(key)
-        self._bytes += _cost(raw) - (0 if former is None else _cost(former.raw))
+        self._bytes += _size(opened) + _OVERHEAD - (0 if former is None else _size(former) + _OVERHEAD)
         self._held[key] = opened
 
     def clear(self) -> None:
@@ -62,5 +62,7 @@ class Recent:
         self._bytes = 0
 
 
-def _cost(raw: object) -> int:
-    return len(raw) + _OVERHEAD if isinstance(raw, bytes) else 0
+def _size(opened: Opened) -> int:
+    """Bytes: as it came, or if it was packed what was in it."""
+    raw, stored = opened.raw, opened.stored
+    return max(len(raw) if isinstance(raw, bytes) else 0, stored.size if stored is not None else 0)
