@@ -62,6 +62,7 @@ class _Missing(Enum):
     """The value of an argument that was not given: not the same as one that was given as None."""
 
     MISSING = None
+    __agent_cache_absent__ = True  # recordings leave it out
 
     def __repr__(self) -> str:
         return "not given"
@@ -240,6 +241,10 @@ class OneCallOnly:
     def __init__(self, result: Any, shown: str | None = None) -> None:
         self.result = result
         self._shown = shown
+
+    def __agent_cache_recorded__(self) -> Any:
+        """What a recording keeps: a replay gives each call its own."""
+        return self.result
 
     def __repr__(self) -> str:
         return repr(self.result) if self._shown is None else self._shown
@@ -476,13 +481,14 @@ class HeldSessions:
         self._most = most
         self._options = options
         self._lock = renewed_after_fork(self, "_lock")
-        self._held: OrderedDict[tuple[str, str], AgentCacheSession] = OrderedDict()
+        self._held: OrderedDict[tuple[object, ...], AgentCacheSession] = OrderedDict()
         self._leaving: set[asyncio.Task[None]] = set()
         AgentCacheSession("checked", **options)  # what is wrong with the options is said now
 
     def attach(self, session_id: str, identity: Mapping[str, object] | None = None) -> AgentCacheSession:
         """A block of this session, to be entered around one call; the session goes on after it."""
-        key = session_id, repr(sorted((identity or {}).items(), key=lambda item: item[0]))
+        who = repr(sorted((identity or {}).items(), key=lambda item: item[0]))
+        key = session_id, who, current_view().tape  # under a recording, another one than outside
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)

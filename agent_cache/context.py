@@ -29,6 +29,7 @@ from agent_cache.model import LoopEvent
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
+    from agent_cache.cassette import Tape
     from agent_cache.flight import TaskFlight
     from agent_cache.tags import Chain
 
@@ -202,20 +203,27 @@ class _Never(dict[Any, Any]):
 class View:
     """A session (or none) in a mode. See the module."""
 
-    __slots__ = ("__weakref__", "calls", "hot", "loads", "log", "metrics", "mode", "room", "session")
+    __slots__ = ("__weakref__", "calls", "hot", "live", "loads", "log", "metrics", "mode", "room", "session", "tape")
 
-    def __init__(self, session: SessionState | None, mode: Mode = "normal") -> None:
+    def __init__(self, session: SessionState | None, mode: Mode = "normal", tape: Tape | None = None) -> None:
         self.session = session
         self.mode: Mode = mode
-        self.hot: dict[Any, Warm] = {} if mode == "normal" else _Never()
-        self.loads: dict[Any, UnderWay] = {}
+        self.tape = tape
+        """Set where calls are recorded or replayed. Then nothing is answered at once and nothing joined here, and there is
+        never any room: that is how a call finds out, so that one without a tape need not ask."""
+        self.live: View | None = None if tape is None else View(session, mode)
+        """Where a call that is recorded runs: the same without a tape."""
+        self.hot: dict[Any, Warm] = {} if mode == "normal" and tape is None else _Never()
+        self.loads: dict[Any, UnderWay] = {} if tape is None else _Never()
         self.calls: dict[Any, object] = {}
         """What was prepared for calls to backends that are asked each time."""
         self.log: list[Warm] = []
         self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
         self.room = _MAX_LOG
         self.make_room()
-        if mode == "normal":  # in the others nothing is answered at once: nothing to count, nothing to forget
+        if (
+            mode == "normal" and tape is None
+        ):  # in the others nothing is answered at once: nothing to count, nothing to forget
             if session is not None:
                 session.main = self
             with _views_lock:
@@ -231,6 +239,9 @@ class View:
 
     def make_room(self) -> None:
         """How many hits may now be answered at once before somebody looks."""
+        if self.tape is not None:
+            self.room = 0
+            return
         detector = self.detector
         self.room = _MAX_LOG if detector is None else min(_MAX_LOG, detector.headroom())
 
@@ -239,7 +250,9 @@ class View:
 
         A new table, so that a call that began before cannot put anything into it.
         """
-        if self.mode == "normal":
+        if self.live is not None:
+            self.live.cool()
+        elif self.mode == "normal":
             self.hot = {}
             self.loads = {}
             self.calls = {}

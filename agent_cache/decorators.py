@@ -20,7 +20,7 @@ from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, codec_for, with_user_codec
 from agent_cache.config import tiered
 from agent_cache.context import Home, View, current_view
-from agent_cache.engine.answers import Answer
+from agent_cache.engine.answers import told
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
 from agent_cache.engine.calls import cache_key
 from agent_cache.engine.drivers import drive, drive_blocking
@@ -30,7 +30,7 @@ from agent_cache.engine.reads import read_line
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
-from agent_cache.keys import CallShape, compile_function, left_out_parameters, tool_identity
+from agent_cache.keys import CallShape, compile_function, left_out_parameters, origin_of, return_hint, tool_identity
 from agent_cache.known import remember
 from agent_cache.loops import LoopKey, checked_rule
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
@@ -206,8 +206,7 @@ class AgentCache:
             backend=self._backend,
             loop=self._loop,
         )
-        returns = inspect.get_annotations(function).get("return", Any)
-        hint = _return_hint(function, returns)
+        hint = return_hint(function)
         codec = codec_for(hint) if self._codec is None else with_user_codec(self._codec, hint)
         identity = tool_identity(function, shape, codec.schema)
         tool = ReadTool(
@@ -220,6 +219,7 @@ class AgentCache:
             identity=identity,
             group=identity.hex(),
             known=remember(identity.hex(), f"{function.__module__}.{function.__qualname__}", policy.text, codec),
+            origin=origin_of(function),
         )
         scopes_of_reads.add(policy)
         made = _stand_in(function, tool, home)
@@ -319,6 +319,8 @@ class AgentCacheInvalidator:
             policy=policy,
             shape=shape,
             identity=tool_identity(function, shape, "write"),
+            origin=origin_of(function),
+            returns=return_hint(function),
         )
         x = shape.prefix
         values = f"({''.join(f'{n}, ' for n in shape.names)})"
@@ -362,38 +364,26 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))
 
 
-def _told(answer: Answer) -> Any:
-    """The value, or the error raised; whose traceback keeps this frame, so this frame must not keep the error."""
-    error, value = answer.error, answer.value
-    answer.error = None
-    if error is None:
-        return value
-    try:
-        raise error
-    finally:
-        del error
-
-
 async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
     answer = await joined(tool, view, values) if view.loads else None
     if answer is None:
         answer = await drive(read_line(tool, view, values))
-    return _told(answer)
+    return told(answer)
 
 
 def _read_blocking(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = drive_blocking(read_line(tool, view, values))
-    return _told(answer)
+    return told(answer)
 
 
 async def _write(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = await drive(write_line(tool, view, values))
-    return _told(answer)
+    return told(answer)
 
 
 def _write_blocking(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = drive_blocking(write_line(tool, view, values))
-    return _told(answer)
+    return told(answer)
 
 
 def _attach(
@@ -479,16 +469,6 @@ def _without(shape: CallShape, left_out: frozenset[str]) -> Callable[..., tuple[
     if first in ("self", "cls") and first in left_out:
         return functools.partial(shape.pack, None)
     return shape.pack
-
-
-def _return_hint(function: Callable[..., Any], raw: object) -> object:
-    """The evaluated return annotation, with ``Annotated`` metadata; ``Any`` where it cannot be evaluated."""
-    if not isinstance(raw, str):
-        return raw
-    try:
-        return inspect.get_annotations(function, eval_str=True).get("return", Any)
-    except Exception:  # noqa: BLE001 - a name that exists for type checkers only; then values tell what they are
-        return Any
 
 
 def _like(function: Callable[..., Any], made: Any) -> Any:

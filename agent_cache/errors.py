@@ -7,8 +7,11 @@
     ├── UnkeyableArgumentError (TypeError)   an argument that cannot be part of a key, with its path
     ├── UnstorableResultError (TypeError)    a result that would not come back equal; it is returned, not stored
     ├── BackendError                         a backend could not do its work
+    ├── CassetteError                        a cassette cannot be read, or cannot answer
+    │   └── UnrecordedCallError              a replayed run made a call that was not recorded
     └── AgentLoopDetectedError               a session's loop policy stopped a call
     NoEffect (Exception)                     raised BY a write tool: "nothing was changed", not an error of ours
+    ReplayedToolError (Exception)        a tool's own error, given again from a cassette
 
 A tool's own exceptions pass through untouched and never appear here. This
 module imports nothing of the package.
@@ -16,6 +19,7 @@ module imports nothing of the package.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,9 +29,12 @@ __all__ = [
     "AgentCacheError",
     "AgentLoopDetectedError",
     "BackendError",
+    "CassetteError",
     "ConfigurationError",
     "NoEffect",
+    "ReplayedToolError",
     "UnkeyableArgumentError",
+    "UnrecordedCallError",
     "UnstorableResultError",
 ]
 
@@ -71,6 +78,36 @@ class BackendError(AgentCacheError):
     """A backend could not do its work. Never reaches a tool's caller."""
 
 
+class CassetteError(AgentCacheError):
+    """A cassette cannot be read, or what it holds cannot be given again; ``path`` and, where it is one line, ``line``."""
+
+    def __init__(self, path: str | os.PathLike[str], why: str, line: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self.why = why
+        self.line = line
+        super().__init__(f"{self.path}{f', line {line}' if line is not None else ''}: {why}")
+
+
+class UnrecordedCallError(CassetteError):
+    """A replayed run made a call the cassette has no answer for; the tool was not run.
+
+    Attributes:
+        tool: the tool's name.
+        call: the call as text, secrets replaced.
+        nearest: the recorded call of this tool that differs least, as text; None where the tool was never called.
+        difference: how the two differ.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], why: str, tool: str, call: str, nearest: str | None, difference: str
+    ) -> None:
+        self.tool = tool
+        self.call = call
+        self.nearest = nearest
+        self.difference = difference
+        super().__init__(path, why)
+
+
 class AgentLoopDetectedError(AgentCacheError):
     """The session's loop policy stopped this call before it ran.
 
@@ -105,3 +142,20 @@ class NoEffect(Exception):  # noqa: N818 - it reports an outcome, not a failure 
     The cache then keeps what it had: a write declared to have had no effect is not a write.
     The exception still reaches the caller.
     """
+
+
+class ReplayedToolError(Exception):
+    """An error of a tool, given again from a cassette, whose class the replaying program has not named.
+
+    Give the class to ``AgentCacheSession(replay_errors=(OutOfStock,))`` to have it raised itself. No class is ever imported
+    because a cassette names it.
+
+    Attributes:
+        type_name: the recorded error's class: ``"OverflowError"``, ``"shop.errors.OutOfStock"``.
+        text: what it said.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        self.type_name = type_name
+        self.text = text
+        super().__init__(f"{type_name}: {text}" if text else type_name)

@@ -268,6 +268,24 @@ def tool_identity(function: Callable[..., Any], shape: CallShape, schema: str) -
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass") + b"\0" + salt, digest_size=_DIGEST).digest()
 
 
+def origin_of(function: Callable[..., Any]) -> str:
+    """Where a tool is from, for people and for recordings: module and qualified name, or what ``IDENTITY`` says."""
+    if hasattr(function, IDENTITY):
+        return f"{function.__module__}:{getattr(function, IDENTITY)}"
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def return_hint(function: Callable[..., Any]) -> object:
+    """The evaluated return annotation, with ``Annotated`` metadata; ``Any`` where it cannot be evaluated."""
+    raw = inspect.get_annotations(function).get("return", Any)
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return inspect.get_annotations(function, eval_str=True).get("return", Any)
+    except Exception:  # noqa: BLE001 - a name that exists for type checkers only; then values tell what they are
+        return Any
+
+
 def _main_file() -> str:
     return str(getattr(sys.modules.get("__main__"), "__file__", "") or "")
 
@@ -301,4 +319,12 @@ def left_out_parameters(
     return out
 
 
-__all__ += ["KeyParameter", "UnkeyableArgumentError", "compile_function", "hot_part", "left_out_parameters"]
+__all__ += [
+    "KeyParameter",
+    "UnkeyableArgumentError",
+    "compile_function",
+    "hot_part",
+    "left_out_parameters",
+    "origin_of",
+    "return_hint",
+]

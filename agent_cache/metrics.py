@@ -13,7 +13,7 @@ __all__ = ["FIELDS", "Metrics"]
 
 FIELDS = (
     "hits", "misses", "invalidations", "loop_detections", "coalesced", "stale", "expired", "fenced_out", "bypasses",
-    "load_failures", "backend_errors", "unstorable", "observer_errors", "evictions",
+    "load_failures", "backend_errors", "unstorable", "observer_errors", "evictions", "replayed",
 )  # fmt: skip
 _MAX_RESOURCES = 1_000
 _OVERFLOW = "(other)"

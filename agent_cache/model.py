@@ -44,7 +44,7 @@ class _Undeclared(str):
 GLOBAL: str = _Undeclared("global")
 """The default scope: acts and prints as ``"global"``; ``scope is GLOBAL`` tells that nobody declared it."""
 
-Outcome = Literal["hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked"]
+Outcome = Literal["hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked", "replayed"]
 LoopKind = Literal["repeat", "alternation", "cycle", "error", "no_progress", "depth"]
 
 

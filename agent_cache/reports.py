@@ -16,7 +16,7 @@ def get_metrics() -> dict[str, Any]:
     ``hits``, ``misses`` (loads that were run), ``hit_rate`` (hits over both), ``coalesced`` (calls that shared a
     load), ``stale`` (misses because of a write), ``expired``, ``bypasses`` (reads that ran uncached),
     ``fenced_out`` (loads not kept because of a write), ``unstorable``, ``load_failures`` (the tool raised),
-    ``backend_errors``, ``observer_errors``, ``invalidations``, ``loop_detections``, ``evictions``, ``entries`` and
+    ``backend_errors``, ``observer_errors``, ``invalidations``, ``loop_detections``, ``replayed`` (answered from a cassette), ``evictions``, ``entries`` and
     ``bytes`` (now, in memory, estimated), ``seconds_saved``, ``cost_saved``, ``reasons`` (why calls were bypassed or
     refused) and ``resources``: the same per resource.
     """

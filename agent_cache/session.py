@@ -7,8 +7,9 @@ The state itself is :mod:`agent_cache.context`'s; what a call makes of it, the e
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
 from types import MappingProxyType, TracebackType
@@ -16,6 +17,7 @@ from typing import Any
 
 from agent_cache.backends.base import Backend
 from agent_cache.canonical import encoded
+from agent_cache.cassette import RecordMode, Redact, Tape, Taping
 from agent_cache.context import SessionState, View, view_var
 from agent_cache.engine.guard import failure, observed, returned
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
@@ -59,9 +61,17 @@ class AgentCacheSession:
         backend: for tools that name none.
         keep: leave session-scoped entries in the backend for the next block with this ``session_id``.
         loop_policy: all thresholds in one :class:`LoopPolicy`, instead of ``max_tool_repeats`` and ``max_execution_depth``.
+        record: a path: what every tool call of the block returned or raised is written there; see ``docs/record-replay.md``.
+        replay: a path: every call is answered from this cassette; no tool runs, no backend is asked.
+        record_mode: with ``record``: ``"all"`` (the default: anew), ``"once"`` (if there is no cassette of a run that ended
+            well; else it is replayed), ``"new_episodes"`` (what it has is replayed, what it has not runs and is added).
+        redact: names of parameters, and of keys inside them, whose values are secret; or a function of a tool's name and
+            its arguments that returns those to be kept.
+        replay_errors: classes of exceptions that a replay may raise, beside the builtin ones.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
+        CassetteError: the cassette to be replayed is not one.
     """
 
     def __init__(
@@ -76,6 +86,11 @@ class AgentCacheSession:
         backend: Backend | None = None,
         keep: bool = False,
         loop_policy: LoopPolicy | None = None,
+        record: str | os.PathLike[str] | None = None,
+        replay: str | os.PathLike[str] | None = None,
+        record_mode: RecordMode | None = None,
+        redact: Redact = (),
+        replay_errors: Iterable[type[Exception]] = (),
     ) -> None:
         if session_id is not None and (not isinstance(session_id, str) or not session_id):
             raise ConfigurationError("session_id", session_id, "give a text, or None for a random one")
@@ -93,6 +108,9 @@ class AgentCacheSession:
         self._own_identity = None if identity is None else MappingProxyType(dict(identity))
         self._own_backend = backend
         self._keep = keep
+        self._named = session_id is not None
+        self._taping = _taping(record, replay, record_mode, redact, replay_errors)
+        self._tape: Tape | None = None
         self._view: View | None = None
         self._key: tuple[object, ...] = ()
         self._reset: Token[View] | None = None
@@ -162,6 +180,10 @@ class AgentCacheSession:
             state.hints.clear()
         return hints
 
+    def unplayed(self) -> tuple[str, ...]:
+        """The recorded calls, as text, that the replaying run has not made: in its block, and after it."""
+        return self._tape.unplayed() if self._tape is not None else ()
+
     def get_metrics(self) -> dict[str, Any]:
         """The counters of :func:`agent_cache.get_metrics`, for this session only; entries and bytes: its own."""
         state = self._state()
@@ -182,24 +204,40 @@ class AgentCacheSession:
     def _enter(self) -> None:
         if self._reset is not None:
             raise ConfigurationError("session", self.session_id, "it is already open; make a second one to nest")
-        outer = view_var.get().session
+        around = view_var.get()
+        outer = around.session
         nobody: Mapping[str, object] = MappingProxyType({})
         inherited = outer.identity if outer is not None else nobody
         identity = inherited if self._own_identity is None else self._own_identity
         backend = self._own_backend or (outer.backend if outer is not None else None)
         who = _who(identity)
-        self._key = (self.session_id, who)
+        tape = self._opened_tape(around.tape)
+        self._key = (self.session_id, who, tape)  # one that lives on outside a tape is another one inside
         chain = ("session", self.session_id, who)
         with _live.lock:
             view, blocks = _live.views.get(self._key, (None, 0))
             if view is None:
                 policy = self._policy if self._detects else None
-                view = View(SessionState(self.session_id, chain, identity, backend, policy, self._on_loop))
+                state = SessionState(self.session_id, chain, identity, backend, policy, self._on_loop)
+                view = View(state, tape=tape)
             _live.views[self._key] = (view, blocks + 1)
         self._view = view
+        if tape is not None:
+            tape.entered(view.session, self.session_id, named=self._named)
         # inside no_cache() or refresh() a new session reads in that mode too
-        mode = view_var.get().mode
-        self._reset = view_var.set(view if mode == "normal" else View(view.session, mode))
+        mode = around.mode
+        self._reset = view_var.set(view if mode == "normal" else View(view.session, mode, tape))
+
+    def _opened_tape(self, around: Tape | None) -> Tape | None:
+        """Its own tape, else the one it is opened under."""
+        if self._taping is None:
+            return around
+        if around is not None:
+            parameter = "replay" if self._taping.mode == "none" else "record"
+            fix = f"it is opened inside a session that records or replays {around.path}; its calls are that one's"
+            raise ConfigurationError(parameter, str(self._taping.path), fix)
+        self._tape = self._taping.open()
+        return self._tape
 
     def _leave(self) -> list[Backend]:
         """Out of the context; the backends to clean up if this was the last block."""
@@ -223,6 +261,10 @@ class AgentCacheSession:
         view.cool()
         return [] if self._keep else list(view.session.used.values())
 
+    def _close_tape(self, kind: type[BaseException] | None) -> None:
+        if self._tape is not None:
+            self._tape.close(kind.__name__ if kind is not None else None)
+
     def _failed(self, error: Exception) -> None:
         log.warning("session %s: its entries could not be dropped now (%r); they expire", self.session_id, error)
 
@@ -233,6 +275,7 @@ class AgentCacheSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_tape(kind)
         for backend in self._leave():
             try:
                 await backend.drop_chain(self._state().chain)
@@ -246,11 +289,27 @@ class AgentCacheSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_tape(kind)
         for backend in self._leave():
             try:
                 backend.sync.drop_chain(self._state().chain)
             except Exception as failure:  # noqa: BLE001 - as above
                 self._failed(failure)
+
+
+def _taping(
+    record: str | os.PathLike[str] | None,
+    replay: str | os.PathLike[str] | None,
+    record_mode: RecordMode | None,
+    redact: Redact,
+    replay_errors: Iterable[type[Exception]],
+) -> Taping | None:
+    if record is None and replay is None:
+        for name, given in (("record_mode", record_mode), ("redact", redact), ("replay_errors", replay_errors)):
+            if given not in (None, ()):
+                raise ConfigurationError(name, given, "it goes with record= or replay=")
+        return None
+    return Taping(record, replay, record_mode, redact, replay_errors)
 
 
 def _policy(policy: LoopPolicy | None, max_tool_repeats: int, max_execution_depth: int) -> LoopPolicy:
@@ -292,7 +351,7 @@ def _mode(mode: Any) -> Iterator[None]:
     outer.drain()
     if outer.mode == "bypass":
         mode = "bypass"  # nothing inside no_cache() reads or stores
-    view = View(outer.session, mode)
+    view = View(outer.session, mode, outer.tape)
     reset = view_var.set(view)
     try:
         yield

@@ -11,11 +11,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from agent_cache.codecs import codec_for
 from agent_cache.context import View, current_view
+from agent_cache.engine.answers import Answer, told
+from agent_cache.engine.drivers import Line, drive, drive_blocking
 from agent_cache.engine.guard import Watch, call_key, enter, react, settle
+from agent_cache.engine.taped import Body, taped_other, untaped
 from agent_cache.errors import AgentLoopDetectedError, ConfigurationError
 from agent_cache.flight import Landed
-from agent_cache.keys import CallShape
+from agent_cache.keys import CallShape, origin_of, return_hint
 from agent_cache.loops import LoopKey, ToolRule, checked_rule
 
 __all__ = ["watched"]
@@ -74,6 +78,8 @@ def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
         @functools.wraps(function)
         async def run(*args: Any, **kwargs: Any) -> Any:
             view = current_view()
+            if view.tape is not None:
+                return told(await drive(guarded.taped(view, args, kwargs)))
             if view.detector is None:
                 return await function(*args, **kwargs)
             with guarded.call(view, args, kwargs) as call:
@@ -85,6 +91,8 @@ def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
     @functools.wraps(function)
     def run_blocking(*args: Any, **kwargs: Any) -> Any:
         view = current_view()
+        if view.tape is not None:
+            return told(drive_blocking(guarded.taped(view, args, kwargs)))
         if view.detector is None:
             return function(*args, **kwargs)
         with guarded.call(view, args, kwargs) as call:
@@ -98,10 +106,28 @@ class _Guarded:
     """One watched tool."""
 
     def __init__(self, function: Callable[..., Any], rule: ToolRule, write: bool) -> None:
+        self.function = function
         self.name = function.__name__
+        self.origin = origin_of(function)
+        self.codec = codec_for(return_hint(function))  # for recordings
         self.rule = rule
         self.write = write
         self.shape = CallShape(function, ())
+
+    def taped(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Line[Answer]:
+        """A call in a session that records or replays."""
+        arguments = self.shape.arguments(self.shape.pack(*args, **kwargs))
+        return taped_other(
+            self, view, arguments, call_key(self.name, arguments), lambda: self._live(view, args, kwargs)
+        )
+
+    def _live(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Line[Answer]:
+        with self.call(untaped(view), args, kwargs) as call:
+            ran = yield Body(lambda: self.function(*args, **kwargs))
+            if ran.error is not None:
+                raise ran.error
+            call.returned = ran.value
+        return Answer(call.returned)
 
     def call(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         arguments = dict(self.shape.arguments(self.shape.pack(*args, **kwargs)))

@@ -13,7 +13,7 @@ from agent_cache.engine.effects import Down
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
 
-__all__ = ["Answer", "backend_answered", "backend_failed", "own", "shared"]
+__all__ = ["Answer", "backend_answered", "backend_failed", "own", "shared", "told"]
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +22,22 @@ class Answer:
 
     value: Any = None
     error: BaseException | None = None
+    hit: bool = False
+    """A read: answered from a store."""
+    no_effect: bool = False
+    """A write: it declared that it changed nothing."""
+
+
+def told(answer: Answer) -> Any:
+    """The value, or the error raised; whose traceback keeps this frame, so this frame must not keep the error."""
+    error, value = answer.error, answer.value
+    answer.error = None
+    if error is None:
+        return value
+    try:
+        raise error
+    finally:
+        del error
 
 
 def shared(landed: Landed) -> Answer | None:

@@ -15,6 +15,7 @@ from agent_cache.engine.effects import Ask, Down, Fill, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.reads import _ask as ask
 from agent_cache.engine.reads import _hit as hit
+from agent_cache.engine.taped import taped_invalidation
 from agent_cache.engine.tools import ReadTool
 from agent_cache.model import Explanation, InvalidationEvent
 from agent_cache.tags import Tag, call_path, spell, write_tags
@@ -36,6 +37,8 @@ def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line
     Raises:
         UnkeyableArgumentError: such a call was never cached.
     """
+    if view.tape is not None and taped_invalidation(tool, view, values):
+        return
     call = prepare_read(tool, view, values)
     tags = write_tags([call_path(cache_key(tool, values))], ())
     yield from move_line(tool, view, _backend_of(tool, view, call), tags)
@@ -43,6 +46,8 @@ def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line
 
 def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
     """Drop every call of this tool, in every scope."""
+    if view.tape is not None and taped_invalidation(tool, view, None):
+        return
     yield from move_line(tool, view, _backend_of(tool, view, None), write_tags([(f"#{tool.group}",)], ()))
 
 
@@ -105,6 +110,8 @@ def _backend_of(tool: ReadTool, view: View, call: ReadCall | Bypass | None) -> A
 
 def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Explanation]:
     """Why this call, made now and here, would be answered the way it would be. Runs no tool, counts nothing."""
+    if view.tape is not None and view.tape.strict:
+        return Explanation("bypass", f"replay: it is answered from {view.tape.path}")
     call = prepare_read(tool, view, values)
     if isinstance(call, Bypass):
         return Explanation("bypass", f"{call.reason}: {call.detail}" if call.detail else call.reason, call.key)

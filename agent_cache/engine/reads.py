@@ -23,6 +23,7 @@ from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, ser
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.taped import taped_read
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError
 from agent_cache.flight import Flight, Landed
@@ -55,6 +56,8 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     """One read."""
     began = time.monotonic() if settings.notices.observers else 0.0
     if len(view.log) >= view.room:
+        if view.tape is not None:  # never has room
+            return (yield from taped_read(tool, view, values, read_line))
         view.drain()
         view.make_room()
     hot, loads = view.hot, view.loads
@@ -249,7 +252,7 @@ def _hit(
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
             keep_warm(hot, key, Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop))
-    return Answer(value)
+    return Answer(value, hit=True)
 
 
 def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tuple[Any, ...]) -> bool:

@@ -16,7 +16,8 @@ __all__ = ["ReadTool", "WriteTool"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadTool:
-    """A read tool. ``call(values)`` runs it; ``identity`` is its part of every key, ``group`` its share of a backend."""
+    """A read tool. ``call(values)`` runs it; ``identity`` is its part of every key, ``group`` its share of a backend,
+    ``origin`` where it is from, for people and recordings."""
 
     name: str
     is_async: bool
@@ -28,6 +29,7 @@ class ReadTool:
     group: str
     known: KnownTool
     """Held here, so that it is known as long as there is this tool."""
+    origin: str
 
     @property
     def resource(self) -> str:
@@ -36,7 +38,7 @@ class ReadTool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteTool:
-    """A write tool."""
+    """A write tool; ``returns`` is its evaluated return annotation."""
 
     name: str
     is_async: bool
@@ -44,6 +46,8 @@ class WriteTool:
     policy: WritePolicy
     shape: CallShape
     identity: bytes
+    origin: str
+    returns: object
 
     @property
     def resource(self) -> str:

@@ -15,6 +15,7 @@ from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
 from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.taped import taped_write
 from agent_cache.engine.tools import WriteTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableArgumentError
 from agent_cache.flight import Landed
@@ -27,6 +28,8 @@ __all__ = ["write_line"]
 
 def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
     """One write. Whatever happens to the tool or its caller, the window is closed before this ends."""
+    if view.tape is not None:
+        return (yield from taped_write(tool, view, values, write_line))
     watch = None
     if view.detector is not None:
         arguments = tool.shape.arguments(values)
@@ -65,7 +68,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             failed = ran.error is not None
             told = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect)
             settings.notices.emit(view, tool.resource, told)
-        return Answer(value, ran.error)
+        return Answer(value, ran.error, no_effect=no_effect)
     finally:
         if watch is not None:
             watch.leave()
