@@ -9,6 +9,7 @@
     ├── BackendError                         a backend could not do its work
     ├── CassetteError                        a cassette cannot be read, or cannot answer
     │   └── UnrecordedCallError              a replayed run made a call that was not recorded
+    ├── ExportFileError (ValueError)         a file that cannot be imported
     └── AgentLoopDetectedError               a session's loop policy stopped a call
     NoEffect (Exception)                     raised BY a write tool: "nothing was changed", not an error of ours
     ReplayedToolError (Exception)        a tool's own error, given again from a cassette
@@ -31,6 +32,7 @@ __all__ = [
     "BackendError",
     "CassetteError",
     "ConfigurationError",
+    "ExportFileError",
     "NoEffect",
     "ReplayedToolError",
     "UnkeyableArgumentError",
@@ -106,6 +108,15 @@ class UnrecordedCallError(CassetteError):
         self.nearest = nearest
         self.difference = difference
         super().__init__(path, why)
+
+
+class ExportFileError(AgentCacheError, ValueError):
+    """A file that cannot be imported; nothing of it was stored. ``problem`` says why, ``path`` where it is."""
+
+    def __init__(self, problem: str, path: object = None) -> None:
+        self.problem = problem
+        self.path = path
+        super().__init__(problem if path is None else f"{path}: {problem}")
 
 
 class AgentLoopDetectedError(AgentCacheError):

@@ -23,6 +23,7 @@ from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.tags import Chain, Path, Tag
 
 __all__ = [
+    "NEAR_COPY",
     "Backend",
     "Blocked",
     "Finding",
@@ -44,6 +45,10 @@ __all__ = [
     "Watching",
     "Window",
 ]
+
+
+NEAR_COPY = "near-copy:"
+"""How the keys begin under which a tier keeps its near copies in a key-value store: each has a stamp in it."""
 
 
 class Token(Protocol):

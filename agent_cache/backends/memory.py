@@ -31,6 +31,7 @@ from agent_cache.clock import monotonic, nonce, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.errors import UnstorableResultError
 from agent_cache.known import known_tool
+from agent_cache.moving import Movable, MovableBlocking
 from agent_cache.policy import checked_key, checked_maxsize
 from agent_cache.tags import CallTags, Chain, SharedTags, Tag, bucket_path, call_tags, is_call_tag
 
@@ -225,7 +226,7 @@ class Members:
         return [entry for entry in self._entries if not entry.dead]
 
 
-class MemoryStore:
+class MemoryStore(MovableBlocking):
     """The blocking surface: the protocol, and a plain key-value cache beside it. See :class:`MemoryBackend`."""
 
     def __init__(
@@ -685,6 +686,9 @@ class MemoryStore:
 
     # -- looking through it; for people and for moving entries -----------------------------------------------------------
 
+    def _twin(self) -> Movable:
+        return MemoryBackend.over(self)
+
     def stored_keys(self) -> list[bytes | str]:
         """The keys of all entries, tools' and key-value ones."""
         with self._lock:
@@ -767,7 +771,7 @@ def _found(
     )
 
 
-class MemoryBackend:
+class MemoryBackend(Movable):
     """A bounded cache in this process.
 
     Args:
@@ -816,6 +820,13 @@ class MemoryBackend:
     def max_entry_bytes(self) -> int:
         """Bytes of a value; larger ones are not stored."""
         return self._store.max_entry_bytes
+
+    @classmethod
+    def over(cls, store: MemoryStore) -> MemoryBackend:
+        """The asynchronous surface of a store that is there."""
+        made = cls.__new__(cls)
+        made._store = store
+        return made
 
     @property
     def sync(self) -> MemoryStore:

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from agent_cache.backends.base import (
+    NEAR_COPY,
     Backend,
     Finding,
     Found,
@@ -40,11 +41,11 @@ from agent_cache.backends.base import (
     Window,
 )
 from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
-from agent_cache.backends.portal import BlockingFace
 from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import AgentCacheError, ConfigurationError, UnstorableResultError
+from agent_cache.moving import Movable, MovableFace
 from agent_cache.tags import EVERYONE, Chain, Tag
 
 __all__ = ["TieredBackend"]
@@ -80,7 +81,7 @@ class TieredToken:
         return isinstance(other, TieredToken) and self.far == other.far
 
 
-class TieredBackend:
+class TieredBackend(Movable):
     """Memory before Redis or disk.
 
     Args:
@@ -117,7 +118,7 @@ class TieredBackend:
         self._near_hits = self._far_hits = self._revalidated = 0
         self._bounds: dict[str, int | None] = {}
         self._keeping: set[asyncio.Task[None]] = set()
-        self._face = BlockingFace(self)
+        self._face = MovableFace(self)
         tier: Any = self.far
         tier.serves_near_tier = True
         self._watched: Watching | None = far if isinstance(far, Watching) else None
@@ -131,7 +132,7 @@ class TieredBackend:
         return f"TieredBackend({self.near!r}, {self.far!r})"
 
     @property
-    def sync(self) -> BlockingFace:
+    def sync(self) -> MovableFace:
         """The same surface for code without an event loop."""
         return self._face
 
@@ -359,7 +360,7 @@ class TieredBackend:
                     return
                 until = None if left is None else time.time() + left
                 await self.keep.set(
-                    _COPY + key.hex(),
+                    NEAR_COPY + key.hex(),
                     (stamp, entry.stored.payload(), until, entry.load_seconds, entry.ttl is not None),
                     left,
                 )
@@ -373,7 +374,7 @@ class TieredBackend:
     async def _kept(self, key: bytes, codec: ToolCodec) -> tuple[Found, Hashable] | None:
         """A copy from before the restart, and its stamp: whether that is current is for the far tier to say."""
         try:
-            kept = await self.keep.get(_COPY + key.hex())
+            kept = await self.keep.get(NEAR_COPY + key.hex())
             if kept is None:
                 return None
             stamp, payload, until, load_seconds, has_ttl = kept
@@ -425,7 +426,7 @@ class TieredBackend:
         await self.far.clear()
         self._store.clear()
         if self.keep is not None:
-            await self.keep.delete_pattern(_COPY + "*")
+            await self.keep.delete_pattern(NEAR_COPY + "*")
 
     async def stats(self) -> dict[str, Any]:
         """The far tier's, and beside them ``near_hits`` (``revalidated`` of those after asking), ``far_hits`` and ``near``."""
@@ -452,7 +453,7 @@ class TieredBackend:
         for copy in self._store.stored([entry.key], payloads=False):
             self._store.remove(copy)
         if self.keep is not None and isinstance(entry.key, bytes):
-            await self.keep.delete(_COPY + entry.key.hex())
+            await self.keep.delete(NEAR_COPY + entry.key.hex())
         return gone
 
     async def doctor(self) -> list[Finding]:
@@ -470,7 +471,6 @@ def _as_far_said(copy: Found) -> Hashable:
     return stamp
 
 
-_COPY = "near-copy:"
 _tiers: weakref.WeakSet[TieredBackend] = weakref.WeakSet()
 
 

@@ -12,7 +12,7 @@ import zlib
 from agent_cache.codecs.frame import opened, sealed
 from agent_cache.errors import UnstorableResultError
 
-__all__ = ["PACKED", "pack", "unpack"]
+__all__ = ["PACKED", "pack", "plain", "unpack"]
 
 PACKED = b"Z"
 _DEFLATE = b"z"
@@ -27,6 +27,16 @@ def pack(payload: bytes) -> bytes:
         return payload
     packed = sealed(PACKED, b"".join((_DEFLATE, len(payload).to_bytes(4, "big"), zlib.compress(payload, _LEVEL))))
     return packed if len(packed) <= len(payload) * _WORTH else payload
+
+
+def plain(payload: bytes, limit: int) -> bytes:
+    """The payload as it was before it was packed, its checksum compared.
+
+    Raises:
+        UnstorableResultError: as :func:`unpack`.
+    """
+    form, body = opened(payload)
+    return unpack(body, limit) if form == PACKED else payload
 
 
 def unpack(body: bytes, limit: int) -> bytes:

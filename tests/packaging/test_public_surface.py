@@ -31,6 +31,7 @@ PUBLIC = {
     "CassetteError",
     "ConfigurationError",
     "Explanation",
+    "ExportFileError",
     "InvalidationEvent",
     "LoopEvent",
     "LoopPolicy",

@@ -20,6 +20,7 @@ from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
+from agent_cache.moving import Movable
 from agent_cache.policy import checked_labels, checked_maxsize
 from agent_cache.tags import Chain, Tag
 
@@ -28,7 +29,7 @@ __all__ = ["DiskBackend"]
 T = TypeVar("T")
 
 
-class DiskBackend:
+class DiskBackend(Movable):
     """A cache in one SQLite file, shared by the processes of one host (not over a network file system).
 
     Args:
@@ -102,8 +103,16 @@ class DiskBackend:
             wall=wall,
             secret=secret.encode() if isinstance(secret, str) else secret,
         )
+        self._store.twin = DiskBackend.over
         self._store.default_ttl = seconds(default_ttl, "default_ttl")
         self._store.labels = checked_labels(labels, sealed=secret is not None)
+
+    @classmethod
+    def over(cls, store: DiskStore) -> DiskBackend:
+        """The asynchronous surface of a store that is there."""
+        made = cls.__new__(cls)
+        made._store = store
+        return made
 
     @property
     def max_entry_bytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from agent_cache.bounds import Quota, refuse_larger
 from agent_cache.clock import nonce, seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
+from agent_cache.moving import Movable, MovableBlocking
 from agent_cache.policy import checked_key
 
 __all__ = ["DiskStore"]
@@ -39,10 +40,15 @@ def _stored_key(key: object) -> bytes:
     return text_key(checked_key(key))
 
 
-class DiskStore(EntryStore):
+class DiskStore(EntryStore, MovableBlocking):
     """Everything, blocking."""
 
     default_ttl: float | None = None
+    twin: Callable[[DiskStore], Movable]
+    """Makes the asynchronous surface of this store."""
+
+    def _twin(self) -> Movable:
+        return self.twin(self)
 
     def _now(self) -> tuple[bytes, float, float]:
         return self._boot, self.clock(), self.wall()

@@ -21,7 +21,7 @@ from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
-from agent_cache.backends.portal import PORTAL, BlockingFace
+from agent_cache.backends.portal import PORTAL
 from agent_cache.backends.redis import scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
@@ -50,6 +50,7 @@ from agent_cache.bounds import checked_entry_limit, refuse_larger
 from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
+from agent_cache.moving import Movable, MovableFace
 from agent_cache.policy import checked_labels
 from agent_cache.tags import Chain, Tag
 
@@ -149,7 +150,7 @@ class Lead:
         self.due = 0.0
 
 
-class RedisBackend(KeyValueSurface):
+class RedisBackend(KeyValueSurface, Movable):
     """Entries shared by every process that uses this Redis and prefix.
 
     Args:
@@ -263,7 +264,7 @@ class RedisBackend(KeyValueSurface):
         self._plans = Plans(self._names, sharded=links.sharded)
         self._keeper = Keeper(self._renew)
         self._bus: Bus | None = None
-        self._face = BlockingFace(self)
+        self._face = MovableFace(self)
         weakref.finalize(self, links.stop)
         if not _backends:
             PORTAL.at_exit(_close_all)
@@ -273,7 +274,7 @@ class RedisBackend(KeyValueSurface):
         return f"RedisBackend({self._links.where!r}, prefix={self._names.prefix.decode()!r}, {self.coherence})"
 
     @property
-    def sync(self) -> BlockingFace:
+    def sync(self) -> MovableFace:
         """The same surface for code without an event loop."""
         return self._face
 
