@@ -447,7 +447,7 @@ def adapted(
     """
     names = tuple(parameters)
     for template in policy.resources:
-        Template.parse(template, names)
+        Template.parse(template, names, of_write=policy.kind == "write")
     if identity is None:
         return AdaptedTool(name, policy, names, None, returns)
     asked = (name, policy, names, identity, returns)

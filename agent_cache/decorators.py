@@ -237,7 +237,10 @@ class AgentCacheInvalidator:
 
     Args:
         resource: what is written: a name, a template over the tool's parameters, or a list of them. A write drops
-            reads of the same path, below it and above it.
+            reads of the same path, below it and above it. What only the result says is named by it,
+            ``"users:{result.user_id}"`` or ``"users:{result[user_id]}"``: while the tool runs it counts as a write of
+            ``users``, and at the end only that one user is dropped; all of ``users`` where the tool raises, or the result
+            does not say. (A parameter called ``result`` comes first.)
         scope: ``"global"`` drops the entries of every scope; ``"session"`` or an identity field drops only this
             session's or identity's, where every read of the resource has that very scope (else it acts as global).
         skip_args: must be 0; use ``key_fn``.
@@ -302,7 +305,7 @@ class AgentCacheInvalidator:
     def _decorated(self, function: F, view: Callable[[], View]) -> F:
         shape = CallShape(function, ())
         policy = WritePolicy(
-            resources=checked_templates(self._resource, shape.names),
+            resources=checked_templates(self._resource, shape.names, of_write=True),
             scope=self._scope,
             clear_all=self._clear_all,
             key_fn=self._key_fn,
@@ -311,6 +314,9 @@ class AgentCacheInvalidator:
             backend=self._backend,
             loop=self._loop,
         )
+        if policy.names_result and not policy.clear_all:
+            fix = "key_fn is asked before the tool runs; leave the result out, or clear_all=False"
+            raise ConfigurationError("resource", self._resource, fix)
         is_async = inspect.iscoroutinefunction(function)
         tool = WriteTool(
             name=function.__name__,

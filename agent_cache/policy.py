@@ -73,6 +73,11 @@ class WritePolicy:
     no_effect_if: Callable[[Any], bool] | None
     backend: Backend | None
     loop: ToolRule
+    names_result: bool = field(init=False, repr=False, compare=False)
+    """Whether some resource is whole only once the tool has returned."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names_result", any(template.names_result for template in self.resources))
 
     @property
     def resource(self) -> str:
@@ -90,15 +95,15 @@ def checked_scope(scope: object) -> str:
     return scope
 
 
-def checked_templates(resource: object, parameters: Iterable[str]) -> tuple[Template, ...]:
-    """One resource or a list of them, parsed against the tool's parameters."""
+def checked_templates(resource: object, parameters: Iterable[str], *, of_write: bool = False) -> tuple[Template, ...]:
+    """One resource or a list of them, parsed against the tool's parameters; a write's may name its result too."""
     known = list(parameters)
     texts = [resource] if isinstance(resource, str) else resource
     if not isinstance(texts, (list, tuple)) or not texts:
         raise ConfigurationError(
             "resource", resource, "give a name such as 'cart' or 'cart:{user_id}', or a list of them"
         )
-    return tuple(Template.parse(text, known) for text in texts)
+    return tuple(Template.parse(text, known, of_write=of_write) for text in texts)
 
 
 def checked_labels(value: object, *, sealed: bool) -> bool:

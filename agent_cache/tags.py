@@ -20,7 +20,7 @@ import unicodedata
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -61,6 +61,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 _FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
 _BUCKETS = 65_536
+_RESULT = "result()"
+"""What a placeholder names that is filled from a write's result: no parameter can be called so."""
 _RECENT = 512
 _known_reads: weakref.WeakValueDictionary[tuple[tuple[Path, ...], str, Chain], SharedTags] = (
     weakref.WeakValueDictionary()
@@ -143,6 +145,10 @@ def _whole(value: int) -> str:
     return str(value) if abs(value) < 10**300 else hex(value)
 
 
+_NOTHING = _Field("", ())
+"""Of an argument that has no value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A resource as the user wrote it, cut into segments once, at decoration."""
@@ -157,8 +163,10 @@ class Template:
         object.__setattr__(self, "name", name)
 
     @classmethod
-    def parse(cls, text: object, parameters: Iterable[str], parameter: str = "resource") -> Template:
-        """Cut ``text`` up; every placeholder must name one of ``parameters``.
+    def parse(
+        cls, text: object, parameters: Iterable[str], parameter: str = "resource", *, of_write: bool = False
+    ) -> Template:
+        """Cut ``text`` up; every placeholder must name one of ``parameters``, or of a write its ``result``.
 
         Raises:
             ConfigurationError: naming what is wrong and which parameters there are.
@@ -168,11 +176,15 @@ class Template:
         known = list(parameters)
         segments: list[tuple[str | _Field, ...]] = []
         for raw in _cut(text, parameter):
-            parts = tuple(_parts(raw, text, known, parameter))
+            parts = tuple(_parts(raw, text, known, parameter, of_write=of_write))
             if not parts:
                 raise ConfigurationError(parameter, text, "it has an empty segment; write 'a:b' or 'a/b'")
             segments.append(parts)
-        return cls(text, tuple(segments))
+        made = cls(text, tuple(segments))
+        if any(isinstance(part, _Field) and part.parameter == _RESULT for part in segments[0]):
+            fix = "until the result is known everything would be uncached; begin with a name, as in 'users:{result.id}'"
+            raise ConfigurationError(parameter, text, fix)
+        return made
 
     @property
     def head(self) -> str | None:
@@ -182,7 +194,31 @@ class Template:
 
     @property
     def parameters(self) -> frozenset[str]:
-        return frozenset(p.parameter for s in self.segments for p in s if isinstance(p, _Field))
+        return frozenset(p.parameter for s in self.segments for p in s if isinstance(p, _Field) and p is not _NOTHING)
+
+    @property
+    def names_result(self) -> bool:
+        """Whether the whole path is known only once the tool has returned."""
+        return _RESULT in self.parameters
+
+    def bound(self, arguments: Mapping[str, Any]) -> Template:
+        """This template for one call: with the arguments' values of now in it, and open only where it names the result."""
+
+        def value(part: str | _Field) -> str | _Field:
+            if isinstance(part, str) or part.parameter == _RESULT:
+                return part
+            text = part.text(arguments)
+            return _NOTHING if text is None else text
+
+        return replace(self, segments=tuple(tuple(value(part) for part in parts) for parts in self.segments))
+
+    def known_from(self, result: object) -> Path | None:
+        """The path now that the result is there; None if the result does not have all that the template names of it."""
+        said = {_RESULT: result}
+        for part in (part for parts in self.segments for part in parts):
+            if isinstance(part, _Field) and part is not _NOTHING and part.text(said) is None:
+                return None
+        return self.fill(said)[0]
 
     def fill(self, arguments: Mapping[str, Any]) -> tuple[Path, bool]:
         """The path for these arguments, and whether it is whole.
@@ -221,7 +257,7 @@ def _cut(text: str, parameter: str) -> list[str]:
     return [*pieces, current]
 
 
-def _parts(raw: str, text: str, known: list[str], parameter: str) -> Iterable[str | _Field]:
+def _parts(raw: str, text: str, known: list[str], parameter: str, *, of_write: bool) -> Iterable[str | _Field]:
     for piece in re.split(r"(\{[^}]*\})", raw):
         if not piece:
             continue
@@ -232,11 +268,13 @@ def _parts(raw: str, text: str, known: list[str], parameter: str) -> Iterable[st
         if match is None:
             fix = f"{piece} is not a placeholder; write '{{name}}', '{{a.b}}' or '{{a[key]}}'"
             raise ConfigurationError(parameter, text, fix)
-        if match[1] not in known:
-            fix = f"{piece} names no parameter of the tool; it has {', '.join(known) or 'none'}"
-            raise ConfigurationError(parameter, text, fix)
         steps = tuple((a or b).strip("'\"") for a, b in _STEP.findall(match[2]))
-        yield _Field(match[1], steps)
+        if match[1] not in known and not (of_write and match[1] == "result"):
+            fix = f"{piece} names no parameter of the tool; it has {', '.join(known) or 'none'}"
+            if match[1] == "result":
+                fix += "; only a write can be known by its result"
+            raise ConfigurationError(parameter, text, fix)
+        yield _Field(match[1] if match[1] in known else _RESULT, steps)
 
 
 def read_chains(chain: Chain) -> tuple[Chain, ...]:

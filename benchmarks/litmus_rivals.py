@@ -25,6 +25,7 @@ class _Rival:
     checks = ALL_CHECKS
     threads = False
     no_effect: type[Exception] | None = None
+    by_result = False
     settle = 0.0
     grace = 0.0
     grant = 0.0

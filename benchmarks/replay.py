@@ -1,6 +1,6 @@
 """Replay recorded agent traffic through decorated tools: what a policy saves, and what it serves wrong.
 
-    python benchmarks/replay.py [--data DIR] [--json]
+    python benchmarks/replay.py [--data DIR] [--redis URL] [--json]
 
 Every line of a recorded workload is one tool call with its true result. The replay calls a *decorated* tool
 for each line, through the public API alone. When the tool body runs, it answers with the line's own result
@@ -19,6 +19,7 @@ import gzip
 import inspect
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -37,7 +38,7 @@ Tag = tuple[str, "str | None"]
 Call = Callable[[], Awaitable[str]]
 Granularity = Literal["none", "flush", "resource", "entity"]
 ReadTool = Callable[[dict[str, Any], "str | None"], Awaitable[str]]
-WriteTool = Callable[[dict[str, Any], "dict[str, str | None]"], Awaitable[str]]
+WriteTool = Callable[[dict[str, Any], "dict[str, str | None]"], Awaitable["Written"]]
 
 
 class DataMissing(Exception):
@@ -177,10 +178,18 @@ class World:
         return self.line.result
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a write tool returns: the recorded text, and what it wrote."""
+
+    text: str
+    entities: dict[str, str | None]
+
+
 class Toolbox:
     """The recorded tools, decorated for one policy. A tool is made when its first call is met."""
 
-    def __init__(self, policy: Policy, lines: Sequence[Line], backend: MemoryBackend) -> None:
+    def __init__(self, policy: Policy, lines: Sequence[Line], backend: Any) -> None:
         self.policy = policy
         self.world = World()
         self._backend = backend
@@ -199,7 +208,7 @@ class Toolbox:
             return await self._read_tool(line.tool, resource)(line.arguments, entity)
         if line.kind == "write":
             resources, entities = self._written(line)
-            return await self._write_tool(line.tool, resources)(line.arguments, entities)
+            return (await self._write_tool(line.tool, resources)(line.arguments, entities)).text
         return self.world.answer()
 
     def _read_resource(self, line: Line) -> Tag:
@@ -213,13 +222,18 @@ class Toolbox:
         return f"{self._prefix}{resource}" + (":{entity}" if by_entity else ""), entity
 
     def _written(self, line: Line) -> tuple[tuple[str, ...], dict[str, str | None]]:
-        """What the write declares. An entity that is None drops the whole resource, as recorded."""
+        """What the write declares: its entities by its arguments where those name them, else by its result.
+
+        An entity that is None drops the whole resource, as recorded.
+        """
         if self.policy.drops == "flush":
             return tuple(f"{self._prefix}{resource}" for resource in self._all_resources), {}
         if self.policy.drops == "resource":
             return tuple(dict.fromkeys(f"{self._prefix}{resource}" for resource, _ in line.writes)), {}
         named = {f"w{index}": tag for index, tag in enumerate(line.writes)}
-        templates = tuple(f"{self._prefix}{tag[0]}:{{entities[{name}]}}" for name, tag in named.items())
+        known = [value for value in line.arguments.values() if isinstance(value, str)]
+        where = {name: "entities" if tag[1] in known else "result.entities" for name, tag in named.items()}
+        templates = tuple(f"{self._prefix}{tag[0]}:{{{where[name]}[{name}]}}" for name, tag in named.items())
         return templates, {name: tag[1] for name, tag in named.items()}
 
     def _read_tool(self, tool: str, resource: str) -> ReadTool:
@@ -249,8 +263,8 @@ class Toolbox:
     def _make_write(self, tool: str, resources: tuple[str, ...]) -> WriteTool:
         world = self.world
 
-        async def write(arguments: dict[str, Any], entities: dict[str, str | None]) -> str:
-            return world.answer()
+        async def write(arguments: dict[str, Any], entities: dict[str, str | None]) -> Written:
+            return Written(world.answer(), entities)
 
         write.__name__ = write.__qualname__ = f"{tool}__{len(self._writes)}"
         if self.policy.drops == "none" or not resources:
@@ -261,9 +275,9 @@ class Toolbox:
         return AgentCacheInvalidator(list(resources), scope=self.policy.scope, **extra)(write)
 
 
-def refused(result: str) -> bool:
+def refused(result: Written) -> bool:
     """These tools return their errors; a write that returns one changed nothing."""
-    return result.startswith(ERROR)
+    return result.text.startswith(ERROR)
 
 
 def takes(parameter: str) -> bool:
@@ -273,12 +287,22 @@ def takes(parameter: str) -> bool:
 # ------------------------------------------------------------------ replay
 
 
-async def replay(lines: Sequence[Line], policy: Policy) -> Outcome:
+def a_cache(url: str | None) -> Any:
+    """An empty backend: in memory, or on a Redis under a prefix of its own."""
+    if url is None:
+        return MemoryBackend(max_size=1_000_000)
+    from agent_cache import RedisBackend
+
+    return RedisBackend(url, prefix=f"replay-{secrets.token_hex(6)}:")
+
+
+async def replay(lines: Sequence[Line], policy: Policy, url: str | None = None) -> Outcome:
     """Make every recorded call in order, under one policy, with a cache of its own."""
-    backend = MemoryBackend(max_size=1_000_000)
+    backend = a_cache(url)
     toolbox = Toolbox(policy, lines, backend)
     outcome = Outcome()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(backend)
         sessions: dict[str, Caller] = {}
         for line in lines:
             caller: Caller | None = None
@@ -311,7 +335,7 @@ async def count(toolbox: Toolbox, line: Line, outcome: Outcome, caller: Caller |
 class Caller:
     """One recorded session, open from its first call to the end: a task that runs calls inside it."""
 
-    def __init__(self, name: str, backend: MemoryBackend) -> None:
+    def __init__(self, name: str, backend: Any) -> None:
         self._name = name
         self._backend = backend
         self._work: asyncio.Queue[tuple[Call, asyncio.Future[str]] | None] = asyncio.Queue()
@@ -369,14 +393,16 @@ def judge(dataset: str, policy: Policy, outcome: Outcome, ideal: dict[str, int])
     )
 
 
-def run(data: Path, policies: Sequence[Policy] = POLICIES, datasets: Sequence[str] = DATASETS) -> list[Row]:
+def run(
+    data: Path, policies: Sequence[Policy] = POLICIES, datasets: Sequence[str] = DATASETS, url: str | None = None
+) -> list[Row]:
     """Replay all datasets under all policies."""
     expected = load_expected(data)
     rows = []
     for dataset in datasets:
         workloads = {kind: load_lines(data / f"{dataset}.{kind}.jsonl") for kind in ("isolated", "inter")}
         for policy in policies:
-            outcome = asyncio.run(replay(workloads[policy.workload], policy))
+            outcome = asyncio.run(replay(workloads[policy.workload], policy, url))
             rows.append(judge(dataset, policy, outcome, expected[dataset][policy.name]))
     return rows
 
@@ -398,8 +424,8 @@ def table(rows: Sequence[Row]) -> str:
 
 NOTE = """\
 Tags are used as recorded. Not all of them can be known when the call is made: a booking's reservation is
-named only by its result, a refused update's user by nothing. There the recorded tag stands in: the entity
-taken from the result, or the whole resource. "ideal" is a cache without ttl, capacity limit or delay."""
+named only by its result, which is how the tool says it ("reservations:{result...}"); a refused update's user by
+nothing: then the whole resource is dropped. "ideal" is a cache without ttl, capacity limit or delay."""
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -416,13 +442,14 @@ def summary(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None, policies: Sequence[Policy] = POLICIES) -> int:
     parser = argparse.ArgumentParser(description="Replay recorded agent traffic through decorated tools.")
     parser.add_argument("--data", type=Path, default=HERE / "data", metavar="DIR", help="where they are")
+    parser.add_argument("--redis", metavar="URL", help="keep it there instead of in memory")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args(argv)
     logging.getLogger("agent_cache").setLevel(logging.ERROR)
 
     skipped = [policy.name for policy in policies if policy.successful_only and not takes("no_effect_if")]
     try:
-        rows = run(options.data, [policy for policy in policies if policy.name not in skipped])
+        rows = run(options.data, [policy for policy in policies if policy.name not in skipped], url=options.redis)
     except DataMissing as error:
         print(f"replay: {error}", file=sys.stderr)
         return 2

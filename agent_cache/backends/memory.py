@@ -340,18 +340,29 @@ class MemoryStore(MovableBlocking):
                 record.open(window, now, now + self.write_lease)
             return window
 
-    def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
-        """Close a window: versions and fences move again, or versions go back where the write changed nothing."""
+    def end(
+        self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        """Close a window: versions and fences move again, or versions go back where the write changed nothing.
+
+        ``narrowed``: what it turned out to have written; that moves first, the rest of the window's tags go back.
+        """
         mine = cast(Window, window)
         with self._lock:
             if mine.closed:
                 return
             mine.closed = True
             self._written(mine.tags)  # a write that outlived its lease may have been forgotten here
-            fresh = self._fresh()
-            for record, (before, writer) in zip(mine.records, mine.before, strict=True):
-                record.writers.pop(mine, None)
-                restored = no_effect and record.version is mine.mine
+            written: frozenset[Tag] | None = frozenset() if no_effect else None
+            children: tuple[TagRecord, ...] = ()
+            if narrowed is not None and not no_effect and not unknown:
+                written = frozenset(narrowed)
+                children = self._written([tag for tag in narrowed if tag not in mine.tags])
+            fresh, now = self._fresh(), self.clock()
+            self._move(children, fresh, mine.writer)
+            for tag, record, (before, writer) in zip(mine.tags, mine.records, mine.before, strict=True):
+                marked = record.writers.pop(mine, 0.0) > now
+                restored = written is not None and tag not in written and marked and record.version is mine.mine
                 self._move_one(record, fresh, mine.writer)
                 if restored:
                     record.version = before
@@ -851,8 +862,10 @@ class MemoryBackend(Movable):
     async def begin(self, tags: Sequence[Tag], writer: str) -> WindowProtocol:
         return self._store.begin(tags, writer)
 
-    async def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
-        self._store.end(window, unknown=unknown, no_effect=no_effect)
+    async def end(
+        self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        self._store.end(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
 
     async def move(self, tags: Sequence[Tag], writer: str) -> None:
         self._store.move(tags, writer)

@@ -145,8 +145,8 @@ class BlockingFace:
         window: Window = PORTAL.run(self._backend.begin(tags, writer))
         return window
 
-    def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
-        PORTAL.run(self._backend.end(window, unknown=unknown, no_effect=no_effect))
+    def end(self, window: Window, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None) -> None:
+        PORTAL.run(self._backend.end(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed))
 
     def move(self, tags: Sequence[Tag], writer: str) -> None:
         PORTAL.run(self._backend.move(tags, writer))

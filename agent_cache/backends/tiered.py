@@ -321,8 +321,15 @@ class TieredBackend(Movable):
         finally:  # a read that the far tier answered before may have put its copy near meanwhile
             self.forget(tags, writer)
 
-    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
-        await self.far.end(window, unknown=unknown, no_effect=no_effect)
+    async def end(
+        self, window: Window, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        """Far, then near: of the tags a narrowed write turns out to have written, the window's went when it was opened."""
+        try:
+            await self.far.end(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
+        finally:
+            if narrowed is not None:
+                self.forget(narrowed, "a write")
 
     async def move(self, tags: Sequence[Tag], writer: str) -> None:
         self.forget(tags, writer)

@@ -23,6 +23,7 @@ from agent_cache.tags import (
     Chain,
     Path,
     Tag,
+    Template,
     bucket_path,
     call_path,
     call_tags,
@@ -34,7 +35,7 @@ from agent_cache.tags import (
 _MAX_CALLS = 1_024
 _CONSTANT = frozenset({str, bytes, int, bool, float, type(None)})
 
-__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "prepare_read", "prepare_write", "same_call"]
+__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "narrowed_by", "prepare_read", "prepare_write", "same_call"]
 
 
 @dataclass(slots=True, eq=False)
@@ -67,13 +68,20 @@ class ReadCall:
 
 @dataclass(slots=True, eq=False)
 class WriteCall:
-    """What a write drops, and where. ``notes`` says what had to be widened, and why."""
+    """What a write drops, and where. ``notes`` says what had to be widened, and why.
+
+    ``paths`` it is known to write; those of ``open`` (their place among them, and the template) are whole only once the
+    result is there: until then their parents stand for them.
+    """
 
     tool: WriteTool
     tags: tuple[Tag, ...]
     scope: str
     backends: tuple[Backend, ...]
     notes: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+    chain: Chain = ()
+    open: tuple[tuple[int, Template], ...] = ()
 
 
 def cache_key(tool: ReadTool, values: tuple[Any, ...]) -> CacheKey:
@@ -225,9 +233,29 @@ def prepare_write(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Write
             return WriteCall(tool, write_tags([call_path(k) for k in keys], ()), "global", backends)
         heads = [(t.head,) if t.head is not None else () for t in policy.resources]
         return WriteCall(tool, write_tags(heads, ()), "global", backends, (keys,))
-    paths = [template.fill(arguments)[0] for template in policy.resources]
+    paths = tuple([template.fill(arguments)[0] for template in policy.resources])
     chain, scope, note = _write_chain(tool, view)
-    return WriteCall(tool, write_tags(paths, chain), scope, backends, (note,) if note else ())
+    call = WriteCall(tool, write_tags(paths, chain), scope, backends, (note,) if note else (), paths, chain)
+    if policy.names_result:  # with the values of now: the tool may change its arguments
+        templates = enumerate(policy.resources)
+        call.open = tuple((at, template.bound(arguments)) for at, template in templates if template.names_result)
+    return call
+
+
+def narrowed_by(call: WriteCall, result: object) -> tuple[tuple[Tag, ...] | None, str]:
+    """What the write turns out to have written, now that its result is there: None if no less than was thought.
+
+    With what is to be said about a result that does not name what it should: then the parent stays written.
+    """
+    paths, note = list(call.paths), ""
+    for at, template in call.open:
+        path = template.known_from(result)
+        if path is None:
+            note = f"{template.text!r}: the result does not say which; it drops all of {':'.join(paths[at])!r}"
+        else:
+            paths[at] = path
+    tags = write_tags(paths, call.chain)
+    return (tags if tags != call.tags else None), note
 
 
 def _write_chain(tool: WriteTool, view: View) -> tuple[Chain, str, str]:

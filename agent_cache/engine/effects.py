@@ -333,16 +333,22 @@ class End:
     """Close write windows, all of them. A cancellation does not interrupt it.
 
     The last opened is closed first: two backends may be one store, and a window restores what its own begin found.
+    ``narrowed``: the tags that were written after all, where those are not the windows'.
     """
 
     windows: Sequence[tuple[Backend, Window]]
     unknown: bool
     no_effect: bool
+    narrowed: Sequence[Tag] | None = None
+
+    def _how(self) -> dict[str, Any]:
+        how: dict[str, Any] = {"unknown": self.unknown, "no_effect": self.no_effect}
+        return how if self.narrowed is None else {**how, "narrowed": self.narrowed}
 
     async def go(self) -> Ended:
         ended = Ended([])
         for backend, window in reversed(self.windows):
-            ending = partial(backend.end, window, unknown=self.unknown, no_effect=self.no_effect)
+            ending = partial(backend.end, window, **self._how())
             reply, cancelled = await _shielded(backend, ending)
             ended.replies.append(reply if isinstance(reply, Down) else None)
             ended.cancelled = ended.cancelled or cancelled
@@ -353,7 +359,7 @@ class End:
         replies: list[Down | None] = []
         for backend, window in reversed(self.windows):
             try:
-                backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
+                backend.sync.end(window, **self._how())
             except Exception as error:  # noqa: BLE001 - as above
                 replies.append(Down(error))
             else:

@@ -10,7 +10,7 @@ from agent_cache.backends.base import Backend, Window, is_leading
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
-from agent_cache.engine.calls import WriteCall, prepare_write
+from agent_cache.engine.calls import WriteCall, narrowed_by, prepare_write
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
@@ -21,7 +21,7 @@ from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableAr
 from agent_cache.flight import Landed
 from agent_cache.model import InvalidationEvent, LoopEvent
 from agent_cache.refusals import says_no_effect
-from agent_cache.tags import spell
+from agent_cache.tags import Tag, spell
 
 __all__ = ["write_line"]
 
@@ -48,7 +48,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
                 return Answer(error=AgentLoopDetectedError(event))
         call = prepare_write(tool, view, values)
         for note in call.notes:
-            settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
+            _say(tool, note)
         ran, no_effect = yield from _inside_windows(tool, view, values, call)
         value = ran.value
         if inspect.isawaitable(value):
@@ -97,7 +97,8 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
         unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
-        ended = yield End(windows, unknown, no_effect)
+        narrowed = None if unknown or no_effect or not call.open else _narrowed(tool, call, ran)
+        ended = yield End(windows, unknown, no_effect, narrowed)
         told = [backend for (backend, _), down in zip(windows, ended.replies, strict=True) if down is None]
         for (backend, _), down in zip(windows, ended.replies, strict=True):
             if down is not None:
@@ -105,7 +106,8 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         if not no_effect:
             for backend in call.backends:
                 if backend not in told:
-                    OUTBOX.owe(backend, call.tags)
+                    OUTBOX.owe(backend, call.tags)  # widely: whether its window was closed is not known
+        call.tags = narrowed or call.tags
         if ended.cancelled is not None:
             raise ended.cancelled
         return ran, no_effect
@@ -118,6 +120,19 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
                 backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
             elif is_leading(backend):
                 backend.abandon(window)
+
+
+def _narrowed(tool: WriteTool, call: WriteCall, ran: Ran) -> tuple[Tag, ...] | None:
+    """What the result says was written; None if no less than was thought."""
+    narrowed, note = narrowed_by(call, ran.value)
+    if note:
+        _say(tool, note)
+        call.notes += (note,)
+    return narrowed
+
+
+def _say(tool: WriteTool, note: str) -> None:
+    settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
 
 
 async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:

@@ -47,6 +47,7 @@ class Adapter(Protocol):
         checks: the promises to hold the cache to.
         by_hand: whether calls can be invalidated by hand.
         no_effect: the exception by which a write says that it changed nothing; ``None`` if there is no such way.
+        by_result: whether a write's resource may name its result (``"item:{result.ident}"``).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Adapter(Protocol):
     checks: frozenset[str]
     by_hand: bool
     no_effect: type[Exception] | None
+    by_result: bool
 
     def make_read(self, fn: ReadTool, resource: str, scope: str) -> ReadTool:
         """Cache ``fn(ident)``; ``resource`` is a template over ``ident``."""
@@ -84,6 +86,7 @@ class AgentCacheAdapter:
 
     name = "agent_cache"
     by_hand = True
+    by_result = True
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class NaiveAdapter:
     no_effect: type[Exception] | None = None
     checks = ALL_CHECKS - {"P5"}
     by_hand = False
+    by_result = False
 
     def __init__(self, clock: FakeClock, *, before: bool, after: bool, coalesce: bool = False) -> None:
         self.name = "+".join(word for word, on in (("before", before), ("after", after), ("coalesce", coalesce)) if on)

@@ -33,6 +33,18 @@ _OTHER = read_tags([("cart", "43")], ())
 _WRITE_CART = write_tags([("cart", "42")], ())
 _WRITE_OTHER = write_tags([("cart", "43")], ())
 _SESSION: Chain = ("session", "s1")
+_FAMILY = {
+    ":".join(path): (read_tags([path], ()), f"key of {path}".encode())
+    for path in (
+        ("cart",),
+        ("cart", "42"),
+        ("cart", "42", "item"),
+        ("cart", "43"),
+        ("cart", "43", "item"),
+        ("stock", "1"),
+    )
+}
+"""Reads of a resource, of two below it and of what is below those, and of another resource."""
 
 
 class _Face:
@@ -72,8 +84,10 @@ class _Face:
         window: Window = await self._do("begin", tags, writer)
         return window
 
-    async def end(self, window: Window, *, unknown: bool = False, no_effect: bool = False) -> None:
-        await self._do("end", window, unknown=unknown, no_effect=no_effect)
+    async def end(
+        self, window: Window, *, unknown: bool = False, no_effect: bool = False, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        await self._do("end", window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
 
     async def move(self, tags: Sequence[Tag] = _WRITE_CART, writer: str = "by_hand") -> None:
         await self._do("move", tags, writer)
@@ -454,6 +468,111 @@ class BackendContract:
             assert isinstance(await b.lookup(), Missing)
 
         self._run(scenario)
+
+    # -- writes that are known by their result ---------------------------------------------------------------------------
+
+    def test_a_narrowed_write_drops_what_it_wrote_and_what_lists_it(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await self._store_family(b)
+            window = await b.begin(write_tags([("cart",)], ()))
+            await self._expect_family(b, dict.fromkeys(_FAMILY, Blocked))
+            await b.end(window, narrowed=write_tags([("cart", "42")], ()))
+            gone = {"cart", "cart:42", "cart:42:item"}
+            await self._expect_family(b, {name: Missing if name in gone else Found for name in _FAMILY})
+
+        self._run(scenario)
+
+    def test_a_narrowed_write_still_refuses_loads_under_way(self) -> None:
+        async def scenario(b: _Face) -> None:
+            tokens = {name: await b.token(tags) for name, (tags, _) in _FAMILY.items()}
+            window = await b.begin(write_tags([("cart",)], ()))
+            await b.end(window, narrowed=write_tags([("cart", "42")], ()))
+            for name, token in tokens.items():
+                accepted = await b.fill(token, "seen before", key=_FAMILY[name][1])
+                assert accepted is (name == "stock:1"), name
+
+        self._run(scenario)
+
+    def test_a_narrowed_write_restores_nothing_that_someone_else_moved(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await self._store_family(b)
+            window = await b.begin(write_tags([("cart",)], ()))
+            await b.move([("all", (), ("cart",))])
+            await b.end(window, narrowed=write_tags([("cart", "42")], ()))
+            await self._expect_family(b, dict.fromkeys(_FAMILY, Missing))
+
+        self._run(scenario)
+
+    def test_narrowed_writes_that_overlap_drop_what_each_wrote(self) -> None:
+        for order in ((0, 1), (1, 0)):
+
+            async def scenario(b: _Face, order: tuple[int, int] = order) -> None:
+                await self._store_family(b)
+                windows = [await b.begin(write_tags([("cart",)], ())) for _ in range(2)]
+                for index in order:
+                    await b.end(windows[index], narrowed=write_tags([("cart", ("42", "43")[index])], ()))
+                for name in ("cart", "cart:42", "cart:42:item", "cart:43"):
+                    assert isinstance(await b.lookup(*_FAMILY[name]), Missing), name
+
+            self._run(scenario)
+
+    def test_a_narrowed_write_beside_one_of_all_narrows_nothing(self) -> None:
+        for order in ((0, 1), (1, 0)):
+
+            async def scenario(b: _Face, order: tuple[int, int] = order) -> None:
+                await self._store_family(b)
+                windows = [await b.begin(write_tags([("cart",)], ())) for _ in range(2)]
+                for index in order:
+                    await b.end(windows[index], narrowed=(write_tags([("cart", "42")], ()), None)[index])
+                await self._expect_family(b, dict.fromkeys(_FAMILY, Missing))
+
+            self._run(scenario)
+
+    def test_a_narrowed_write_beside_one_of_another_child_restores_neither(self) -> None:
+        """The other one is named, and ends while the parent's window is open: what it dropped stays dropped."""
+
+        async def scenario(b: _Face) -> None:
+            await self._store_family(b)
+            outer = await b.begin(write_tags([("cart",)], ()))
+            inner = await b.begin(write_tags([("cart", "43")], ()))
+            await b.end(inner)
+            await b.end(outer, narrowed=write_tags([("cart", "42")], ()))
+            for name in ("cart", "cart:42", "cart:43"):
+                assert isinstance(await b.lookup(*_FAMILY[name]), Missing), name
+
+        self._run(scenario)
+
+    def test_what_a_narrowed_write_names_beside_moves_whole(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await self._store_family(b)
+            window = await b.begin(write_tags([("cart",), ("stock",)], ()))
+            await b.end(window, narrowed=write_tags([("cart", "42"), ("stock",)], ()))
+            assert isinstance(await b.lookup(*_FAMILY["stock:1"]), Missing)
+            assert isinstance(await b.lookup(*_FAMILY["cart:43"]), Found)
+
+        self._run(scenario)
+
+    def test_an_unknown_outcome_is_not_narrowed(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await self._store_family(b)
+            window = await b.begin(write_tags([("cart",)], ()))
+            await b.end(window, unknown=True, narrowed=write_tags([("cart", "42")], ()))
+            await self.advance(2 * self.settle)
+            for name in ("cart", "cart:42", "cart:43"):
+                assert isinstance(await b.lookup(*_FAMILY[name]), Missing), name
+
+        self._run(scenario)
+
+    async def _store_family(self, b: _Face) -> None:
+        for name, (tags, key) in _FAMILY.items():
+            await b.store(name, tags, key=key)
+
+    async def _expect_family(self, b: _Face, expected: Mapping[str, type]) -> None:
+        for name, kind in expected.items():
+            if name == "stock:1":
+                kind = Found
+            found = await b.lookup(*_FAMILY[name])
+            assert isinstance(found, kind), f"{name}: {found}"
 
     # -- time and room --------------------------------------------------------------------------------------------------
 

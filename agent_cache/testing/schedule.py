@@ -122,6 +122,8 @@ class _Write:
     whole: bool
     call: WriteTool | None
     by_hand: ReadTool | None = None
+    by_result: bool = False
+    """Which entity it writes is known by its result."""
 
 
 @dataclass(slots=True)
@@ -299,6 +301,11 @@ class Schedule:
                 ("change_solo", "solo", "global", "own", False, "solo_for_user"),
             )
         ]
+        if self._adapter.by_result:
+            for name, family, scope in (("change_item_told", "item", "global"), ("change_mine_told", "mine", "user")):
+                self._writes.append(
+                    self._make_write(name, family, scope, "own", whole=False, only=None, by_result=True)
+                )
         for name in ("single_for_all", "solo_for_user"):
             if self._adapter.by_hand:
                 self._writes.append(
@@ -321,14 +328,24 @@ class Schedule:
         read.call = self._adapter.make_read(load, family if whole else family + ":{ident}", scope)
         return read
 
-    def _make_write(self, name: str, family: str, scope: str, reach: str, *, whole: bool, only: _Read | None) -> _Write:
+    def _make_write(
+        self,
+        name: str,
+        family: str,
+        scope: str,
+        reach: str,
+        *,
+        whole: bool,
+        only: _Read | None,
+        by_result: bool = False,
+    ) -> _Write:
         async def write(ident: Any, plan: Any) -> Any:
             return await self._run_write(plan)
 
         _rename(write, name)
-        resource = family if whole else family + ":{ident}"
+        resource = family if whole else family + (":{result.ident}" if by_result else ":{ident}")
         call = self._adapter.make_write(write, resource, scope, only=only.call if only else None)
-        return _Write(name, family, reach, whole, call)
+        return _Write(name, family, reach, whole, call, by_result=by_result)
 
     def _entities(self, family: str, ident: Any, session: Session, *, whole: bool) -> tuple[Entity, ...]:
         owned = _OWNED.get(family)
@@ -404,6 +421,7 @@ class Schedule:
             declared = tuple(e for s in owners for e in self._entities(write.family, ident, s, whole=write.whole))
         else:
             declared = self._entities(write.family, ident, session, whole=write.whole)
+        beside = self._entities(write.family, _ALL, session, whole=True) if write.by_result else ()
         kind = rng.choice(mix.kinds) if rng.random() < mix.faults else "ok"
         changed = declared if rng.random() < 0.5 else (rng.choice(declared),)
         reads = self._reads_of[write.family] if write.family not in self._only else [self._only[write.family]]
@@ -413,12 +431,14 @@ class Schedule:
             self._length(),
             rng.random() < mix.nested,
             changed,
-            self.world.open(declared),
+            self.world.open(declared, beside),
             rng.uniform(0, 0.9 * self._adapter.settle),
             session,
             rng.choice(reads),
             ident,
         )
+        if write.by_result and rng.random() < 0.9:  # else the result does not say which
+            plan.window.ident = ident
         if kind == "late_cancel":
             self._soon_cancel(operation)
         assert write.call is not None

@@ -76,6 +76,10 @@ class Window:
     tool_ended: int = 0
     versions: dict[Entity, int] = field(default_factory=dict)
     """What it has committed."""
+    beside: tuple[Entity, ...] = ()
+    """What the window covers only because it is not known before the end which entity is written."""
+    ident: object = None
+    """What the result says was written; None: it does not say."""
 
 
 @dataclass(slots=True)
@@ -130,13 +134,14 @@ class World:
 
     # -- writes -------------------------------------------------------------------------------------------------
 
-    def open(self, entities: tuple[Entity, ...]) -> Window:
-        """A write tool is being called."""
+    def open(self, entities: tuple[Entity, ...], beside: tuple[Entity, ...] = ()) -> Window:
+        """A write tool is being called. ``beside``: what its window covers though it is not written."""
         event = self.tick()
-        for entity in entities:
+        beside = tuple(entity for entity in beside if entity not in entities)
+        for entity in entities + beside:
             self._open[entity] += 1
             self._touched[entity] = event
-        return Window(entities)
+        return Window(entities, beside=beside)
 
     def commit(self, window: Window, entities: tuple[Entity, ...], *, late: bool = False) -> None:
         """The write takes effect. ``late``: after its tool has ended."""
@@ -152,10 +157,11 @@ class World:
     def close(self, window: Window, *, quiet_at: float) -> None:
         """The write tool has returned, raised or been cancelled, and its caller knows."""
         event = self.tick()
-        for entity in window.entities:
+        for entity in window.entities + window.beside:
             self._open[entity] -= 1
             self._touched[entity] = event
             self._quiet_at[entity] = max(self._quiet_at[entity], quiet_at)
+        for entity in window.entities:
             if window.effect:
                 self._barrier[entity] = max(self._barrier[entity], window.tool_ended)
         for entity, version in window.versions.items():

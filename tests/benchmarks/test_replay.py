@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from agent_cache.testing.servers import RedisServer
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 DATA = BENCHMARKS / "data"
 
@@ -40,6 +42,15 @@ def test_policy_serves_what_an_ideal_cache_would(dataset: str, name: str) -> Non
     assert abs(row.difference_pp) <= replay.TOLERANCE_PP
     if POLICIES[name].must_be_fresh:
         assert row.stale == 0
+
+
+@pytest.mark.parametrize("dataset", replay.DATASETS)
+def test_refused_and_told_writes_save_as_much_on_redis(dataset: str, redis_server: RedisServer) -> None:
+    policy = POLICIES["global, entity, successful writes only"]
+    (row,) = replay.run(DATA, [policy], [dataset], url=redis_server.url)
+    assert row.problems == ()
+    assert row.stale == 0
+    assert row.hits == row.expected_hits
 
 
 @pytest.mark.parametrize("dataset", replay.DATASETS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from agent_cache.testing.litmus import Report, main, run
-from agent_cache.testing.smallscope import cancellations, one_writer, two_writers
+from agent_cache.testing.smallscope import TOLD, cancellations, one_writer, told_apart, two_writers
 
 SOME = 7  # of the small-scope schedules, each seventh; the soak runs them all
 
@@ -33,6 +33,12 @@ def test_one_writer_and_three_readers_in_many_orders(warm: bool) -> None:
 @pytest.mark.parametrize("ends", ["refuse", "no_effect"])
 def test_two_writers_of_which_one_changes_nothing_in_many_orders(ends: str) -> None:
     _right(two_writers(ends=ends, warm=True, every=SOME))
+
+
+@pytest.mark.parametrize("second", TOLD)
+@pytest.mark.parametrize("first", TOLD)
+def test_two_writers_of_which_only_the_end_tells_what_they_wrote_in_many_orders(first: str, second: str) -> None:
+    _right(told_apart(first=first, second=second, every=61))
 
 
 def test_a_writer_and_a_reader_cancelled_at_many_steps() -> None:
@@ -76,6 +82,14 @@ def test_every_order_of_one_writer(scope: str, warm: bool) -> None:
 @pytest.mark.parametrize("warm", [False, True])
 def test_every_order_of_two_writers(ends: str, warm: bool) -> None:
     _right(two_writers(ends=ends, warm=warm))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("second", TOLD)
+@pytest.mark.parametrize("first", TOLD)
+def test_every_order_of_two_writers_told_apart(first: str, second: str, apart: bool) -> None:
+    _right(told_apart(first=first, second=second, apart=apart))
 
 
 @pytest.mark.soak

@@ -20,7 +20,7 @@ from agent_cache.tags import Chain, Tag
 from agent_cache.testing import FakeClock
 from agent_cache.testing.adapters import ALL_CHECKS, AgentCacheAdapter
 from agent_cache.testing.litmus import run
-from agent_cache.testing.smallscope import cancellations, one_writer, two_writers
+from agent_cache.testing.smallscope import cancellations, one_writer, told_apart, two_writers
 
 PROMISED = ALL_CHECKS - {"P5"}
 """A lookup's answer can be on its way while a load of the same key lands: such a call loads again."""
@@ -63,8 +63,10 @@ class SlowBackend:
         window: Window = await self._slowly(lambda: self._memory.begin(tags, writer))
         return window
 
-    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
-        await self._slowly(lambda: self._memory.end(window, unknown=unknown, no_effect=no_effect))
+    async def end(
+        self, window: Window, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        await self._slowly(lambda: self._memory.end(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed))
 
     async def move(self, tags: Sequence[Tag], writer: str) -> None:
         await self._slowly(lambda: self._memory.move(tags, writer))
@@ -98,6 +100,12 @@ def test_one_writer_and_three_readers() -> None:
 @pytest.mark.parametrize("ends", ["refuse", "no_effect"])
 def test_two_writers(ends: str) -> None:
     report = two_writers(SlowAdapter, ends=ends, warm=True, every=17)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("second", ["named", "told", "told, refused", "refused"])
+def test_two_writers_told_apart(second: str) -> None:
+    report = told_apart(SlowAdapter, second=second, every=43)
     assert report.ok, str(report)
 
 

@@ -21,7 +21,7 @@ from agent_cache.flight import FlightTable
 from agent_cache.testing.adapters import ALL_CHECKS, AgentCacheAdapter, MakeAdapter
 from agent_cache.testing.clock import FakeClock
 from agent_cache.testing.litmus import run
-from agent_cache.testing.smallscope import two_writers
+from agent_cache.testing.smallscope import told_apart, two_writers
 
 SEEDS = range(80)
 Patch = pytest.MonkeyPatch
@@ -114,7 +114,7 @@ def test_marker_of_the_window(monkeypatch: Patch) -> None:
 def _without_moving(end: Callable[..., None]) -> Callable[..., None]:
     """END that only takes the marker away."""
 
-    def mutated(self: MemoryStore, window: Any, **how: bool) -> None:
+    def mutated(self: MemoryStore, window: Any, **how: Any) -> None:
         before = [(record, record.version, record.fence) for record in window.records]
         end(self, window, **how)
         for record, version, fence in before:
@@ -139,14 +139,14 @@ def test_move_at_end(monkeypatch: Patch) -> None:
 def test_end_on_success_only(monkeypatch: Patch) -> None:
     end = MemoryStore.end
 
-    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool) -> None:
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool, narrowed: Any = None) -> None:
         if unknown:
             for record, (before, _) in zip(window.records, window.before, strict=True):
                 record.writers.pop(window, None)
                 record.version = before
             window.closed = True
         else:
-            end(self, window, unknown=unknown, no_effect=no_effect)
+            end(self, window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
 
     monkeypatch.setattr(MemoryStore, "end", mutated)
     _caught("C1")
@@ -161,14 +161,59 @@ def test_settling_after_an_unknown_outcome(monkeypatch: Patch) -> None:
 def test_restore_only_where_nobody_else_moved(monkeypatch: Patch) -> None:
     end = MemoryStore.end
 
-    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool) -> None:
-        end(self, window, unknown=unknown, no_effect=no_effect)
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool, narrowed: Any = None) -> None:
+        end(self, window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
         if no_effect:
             for record, (before, _) in zip(window.records, window.before, strict=True):
                 record.version = before
 
     monkeypatch.setattr(MemoryStore, "end", mutated)
     assert two_writers(ends="no_effect", warm=True, every=5).broken["C1"]
+
+
+def test_restore_of_a_told_write_only_where_nobody_else_moved(monkeypatch: Patch) -> None:
+    """One ends, told by its result, after a write of all was begun and ended: "I am alone now" is not enough."""
+    end = MemoryStore.end
+
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool, narrowed: Any = None) -> None:
+        end(self, window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
+        if narrowed is not None:
+            for tag, record, (before, _) in zip(window.tags, window.records, window.before, strict=True):
+                if tag not in narrowed:
+                    record.version = before
+
+    monkeypatch.setattr(MemoryStore, "end", mutated)
+    assert told_apart(first="told", second="told, unclear", every=43).broken["C1"]
+
+
+def test_children_of_a_told_write_move(monkeypatch: Patch) -> None:
+    end = MemoryStore.end
+
+    def mutated(self: MemoryStore, window: Any, *, unknown: bool, no_effect: bool, narrowed: Any = None) -> None:
+        kept = None if narrowed is None else [tag for tag in narrowed if tag in window.tags]
+        end(self, window, unknown=unknown, no_effect=no_effect, narrowed=kept)
+
+    monkeypatch.setattr(MemoryStore, "end", mutated)
+    assert told_apart(first="told", second="refused", every=43).broken["C1"]
+
+
+@pytest.mark.parametrize("children_first", [True, False])
+def test_children_of_a_told_write_move_before_the_parent_is_restored(monkeypatch: Patch, children_first: bool) -> None:
+    """In two steps with a moment in between: the other way round somebody reads what was before the write."""
+
+    async def end(self: MemoryBackend, window: Any, *, unknown: bool, no_effect: bool, narrowed: Any = None) -> None:
+        steps = [lambda: self.sync.end(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)]
+        if narrowed is not None:
+            children = [tag for tag in narrowed if tag not in window.tags]
+            narrowed = [tag for tag in narrowed if tag in window.tags]
+            steps.insert(0 if children_first else 1, lambda: self.sync.move(children, "late"))
+        for step in steps:
+            step()
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(MemoryBackend, "end", end)
+    broken = told_apart(first="told", second="refused", apart=False, every=7).broken
+    assert broken["C0"] == 0 if children_first else broken["C0"]
 
 
 def test_taking_a_write_without_effect_for_a_write_breaks_no_promise(monkeypatch: Patch) -> None:

@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, NoEffect, configure
-from agent_cache.backends.base import Blocked, Found, Missing
+from agent_cache.backends.base import Blocked, Found, Missing, NewEntry
 from agent_cache.backends.redis import RedisBackend
 from agent_cache.backends.redis import scripts as lua
 from agent_cache.backends.redis.backend import Token
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.records import read_tag
 from agent_cache.backends.redis.wire import Replies, WireDownError
+from agent_cache.codecs import codec_for
 from agent_cache.tags import Chain, read_tags, write_tags
 from agent_cache.testing.servers import ClusterSetup, RedisServer, SentinelSetup
 
@@ -631,3 +633,67 @@ async def test_a_read_of_two_slots_is_dropped_by_a_write_in_either(
     assert isinstance(await reader.lookup(both), Missing)
     await reader.store("new", both)
     assert isinstance(await reader.lookup(both), Found)
+
+
+# ------------------------------------------------------------------------------------------------------ told by its result
+
+
+async def test_children_of_a_told_write_move_whole_and_are_published(
+    server: RedisServer, backend_at: Callable[..., RedisBackend]
+) -> None:
+    backend = backend_at()
+    await backend.move([("all", (), ("cart",))], "w")  # what has no record cannot be restored
+    heard: list[bytes] = []
+    async with redis.asyncio.Redis.from_url(server.url) as client, client.pubsub() as bus:
+        await bus.subscribe(backend._names.bus)
+        window = await backend.begin(write_tags([("cart",)], ()), "w")
+        before = {tag: server_tag(server, backend, tag) for tag in write_tags([("cart", "42")], ())}
+        await backend.end(window, unknown=False, no_effect=False, narrowed=write_tags([("cart", "42")], ()))
+        async for message in bus.listen():
+            if message["type"] == "message":
+                heard.append(message["data"])
+            if len(heard) == 2:
+                break
+    children = [("any", (), ("cart", "42")), ("all", (), ("cart", "42"))]
+    for tag in children:
+        after = server_tag(server, backend, tag)
+        assert after is not None
+        assert after.version == after.fence
+        assert after != before[tag]
+    told = {heard[1][at : at + 16] for at in range(0, len(heard[1]), 16)}
+    assert told == set(backend.tag_ids([("any", (), ("cart",)), *children]))
+
+
+async def test_children_that_were_there_get_a_new_fence(
+    server: RedisServer, backend_at: Callable[..., RedisBackend]
+) -> None:
+    backend, child = backend_at(), ("any", (), ("cart", "42"))
+    await backend.move([child], "w")
+    before = server_tag(server, backend, child)
+    window = await backend.begin(write_tags([("cart",)], ()), "w")
+    await backend.end(window, unknown=False, no_effect=False, narrowed=write_tags([("cart", "42")], ()))
+    after = server_tag(server, backend, child)
+    assert before is not None
+    assert after is not None
+    assert before.version != after.version
+    assert before.fence != after.fence
+
+
+async def test_children_in_a_slot_without_a_window_narrow_nothing(
+    cluster: ClusterSetup, backend_at: Callable[..., RedisBackend]
+) -> None:
+    """No resource's children are; but what cannot be moved in the step that restores must not be restored beside."""
+    backend = backend_at(cluster.url)
+    codec, tags = codec_for(Any), read_tags([("cart", "43")], ())
+    found = await backend.lookup(b"k", tags, codec)
+    assert isinstance(found, Missing)
+    entry = NewEntry(b"k", codec.freeze(1), None, 0.0, "g", None, ())
+    assert await backend.fill(found.token, entry)
+    window = await backend.begin(write_tags([("cart",)], ()), "w")
+    elsewhere = write_tags([("cart", "42"), ("somewhere", "else")], ())
+    await backend.end(window, unknown=False, no_effect=False, narrowed=elsewhere)
+    assert isinstance(await backend.lookup(b"k", tags, codec), Missing)
+
+
+def server_tag(server: RedisServer, backend: RedisBackend, tag: Any) -> Any:
+    return read_tag(server.cli("GET", backend._names.tag(tag).key))

@@ -177,8 +177,10 @@ class DiskBackend(Movable):
         window: Window = await self._run(self._store.begin_job(tags, writer))
         return window
 
-    async def end(self, window: Window, *, unknown: bool, no_effect: bool) -> None:
-        job = self._store.end_job(window, unknown=unknown, no_effect=no_effect)
+    async def end(
+        self, window: Window, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        job = self._store.end_job(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
         if job is not None:
             await self._run(job)
 

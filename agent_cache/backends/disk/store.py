@@ -213,7 +213,9 @@ class EntryStore(Reading):
 
         return Job(work, durable=True, after=after, ids=window.ids)
 
-    def end_job(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> Job | None:
+    def end_job(
+        self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> Job | None:
         """None: nothing to do, it is closed, or is the parent process's."""
         mine = cast(DiskWindow, window)
         if mine.closed:
@@ -224,7 +226,8 @@ class EntryStore(Reading):
         )  # no longer renewed: if this cannot be delivered the marker ends with its lease
         if mine.pid != os.getpid():
             return None
-        how, tick = Ending(self.settle if unknown else 0.0, no_effect), self._next_tick()
+        written = None if narrowed is None or unknown else self._names.of(narrowed).ids
+        how, tick = Ending(self.settle if unknown else 0.0, no_effect, written), self._next_tick()
         return Job(
             lambda db: tagrows.end(db, mine, how, self.clock(), self._boot_text, tick),
             durable=True,
@@ -260,8 +263,10 @@ class EntryStore(Reading):
         window: DiskWindow = self._do(self.begin_job(tags, writer))
         return window
 
-    def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
-        job = self.end_job(window, unknown=unknown, no_effect=no_effect)
+    def end(
+        self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
+        job = self.end_job(window, unknown=unknown, no_effect=no_effect, narrowed=narrowed)
         if job is not None:
             self._do(job)
 

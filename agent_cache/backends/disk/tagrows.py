@@ -232,12 +232,25 @@ class Ending:
     settle: float
     """Seconds for which it goes on refusing fills."""
     no_effect: bool
+    narrowed: tuple[bytes, ...] | None = None
+    """The tags that were written after all, by their names; None: all of the window's."""
+
+    @property
+    def written(self) -> tuple[bytes, ...] | None:
+        """What moves at the end; None: everything."""
+        if self.no_effect:
+            return ()
+        return self.narrowed
 
 
 def end(db: sqlite3.Connection, window: DiskWindow, how: Ending, now: float, boot: str, tick: int) -> None:
-    """New versions and fences; or, for a write without effect, each old version that nobody else has moved."""
+    """New versions and fences; or, of what was not written after all, each old version that nobody else has moved.
+
+    What was written and is not the window's moves first.
+    """
     _, file_id = floor_of(db)
-    fresh = nonce()
+    fresh, written = nonce(), how.written
+    move(db, [name for name in written or () if name not in window.ids], window.writer, tick)
     for name in dict.fromkeys(window.ids):
         row = db.execute(_GET, (name,)).fetchone()
         markers = markers_of(row[2] if row else None)
@@ -248,7 +261,7 @@ def end(db: sqlite3.Connection, window: DiskWindow, how: Ending, now: float, boo
         version: bytes = fresh
         writer: str | None = window.writer
         untouched = row is not None and row[0] == window.mine and file_id == window.file_id
-        if how.no_effect and alive and untouched and not window.lost:
+        if written is not None and name not in written and alive and untouched and not window.lost:
             version, writer = window.before[name]
         db.execute(_PUT, (name, version, fresh, _written(markers), writer, tick))
 

@@ -26,6 +26,7 @@ from agent_cache.backends.redis import scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.doctor import diagnose
+from agent_cache.backends.redis.endings import NO_VERSION, Ending, ending
 from agent_cache.backends.redis.keeper import Keeper, Kept
 from agent_cache.backends.redis.keyvalue import KeyValueSurface
 from agent_cache.backends.redis.links import Links, RefusedError
@@ -58,7 +59,6 @@ __all__ = ["RedisBackend"]
 
 Coherence = Literal["strict", "lease"]
 _PATIENCE = 2.0  # seconds for which an invalidation is tried before it counts as undeliverable
-_NONE = b"-" * NONCE
 _HOUR = 3_600_000
 _LONGEST = 10 * 366 * 86_400.0
 _MARGIN = 1.01  # clocks of two hosts run at slightly different rates
@@ -485,8 +485,8 @@ class RedisBackend(KeyValueSurface, Movable):
         failed = next((error for error in opened if error is not None), None)
         if failed is not None:  # on some slots, or without an answer: it must not block others for a whole lease
             window.closed = True
-            fresh = nonce()
-            self._deliver(lambda: self._close(window, 0, no_effect=True, fresh=fresh), self._write_lease)
+            undone = ending(nonce(), 0, plan, no_effect=True, narrowed=None)
+            self._deliver(lambda: self._close(window, undone), self._write_lease)
             raise failed
         window.since = uptime()
         self._keeper.keep(window)
@@ -506,7 +506,7 @@ class RedisBackend(KeyValueSurface, Movable):
         if not isinstance(reply, list):
             raise BackendError(f"Redis at {self._links.where}: a script was answered with nonsense")
         window.announced = max(window.announced, _as_seconds(reply[0]))
-        window.before[group.slot] = [version or _NONE for version in reply[1:]]
+        window.before[group.slot] = [version or NO_VERSION for version in reply[1:]]
 
     async def _change(
         self, window: Window, group: Group, commands: Callable[[], list[Command]], patience: float
@@ -545,9 +545,11 @@ class RedisBackend(KeyValueSurface, Movable):
                 window.since = uptime()
                 window.before.clear()  # versions were lost in between: nothing can be restored
         if window.closed:  # ended meanwhile, perhaps before this renewal arrived: its marker must not stay
-            await self._close(window, 0, no_effect=False, fresh=nonce())
+            await self._close(window, Ending(nonce()))
 
-    async def end(self, window: WindowProtocol, *, unknown: bool, no_effect: bool) -> None:
+    async def end(
+        self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
+    ) -> None:
         """Close a window; in lease mode return no earlier than every near tier has heard of it or lost its lease.
 
         Raises:
@@ -559,11 +561,13 @@ class RedisBackend(KeyValueSurface, Movable):
             return
         mine.closed = True
         self._keeper.drop(mine)
-        fresh, settle = nonce(), round(self._settle * 1000) if unknown else 0
+        settle = round(self._settle * 1000) if unknown else 0
+        written = None if narrowed is None else self._plan(narrowed)
+        how = ending(nonce(), settle, mine.plan, no_effect=no_effect, narrowed=written)
         try:
-            await self._close(mine, settle, no_effect=no_effect, fresh=fresh, patience=self._patience)
+            await self._close(mine, how, patience=self._patience)
         except BackendError:
-            self._deliver(lambda: self._close(mine, settle, no_effect=no_effect, fresh=fresh), 2 * self._write_lease)
+            self._deliver(lambda: self._close(mine, how), 2 * self._write_lease)
             raise
         finally:
             await self._wait_out(mine)
@@ -574,27 +578,25 @@ class RedisBackend(KeyValueSurface, Movable):
         if not mine.closed:
             mine.closed = True
             self._keeper.drop(mine)
-            fresh, settle = nonce(), round(self._settle * 1000)
-            self._deliver(lambda: self._close(mine, settle, no_effect=False, fresh=fresh), 2 * self._write_lease)
+            how = Ending(nonce(), round(self._settle * 1000))
+            self._deliver(lambda: self._close(mine, how), 2 * self._write_lease)
 
-    async def _close(
-        self, window: Window, settle: int, *, no_effect: bool, fresh: bytes, patience: float = 0.0
-    ) -> None:
+    async def _close(self, window: Window, how: Ending, *, patience: float = 0.0) -> None:
         await asyncio.gather(
             *(
-                self._end_in(window, group, settle, no_effect=no_effect, fresh=fresh, patience=patience)
+                self._end_in(window, group, how, patience)
                 for group in window.plan.groups
                 if window.nonces.get(group.slot)
             )
         )
 
-    async def _end_in(
-        self, window: Window, group: Group, settle: int, *, no_effect: bool, fresh: bytes, patience: float
-    ) -> None:
-        before = b"".join(window.before.get(group.slot, ())) if no_effect else b""
-        marks = b"".join(window.nonces[group.slot])
-        said = (window.writer, self._names.bus, self._ids(window.plan, group), fresh, settle, before)
-        command = (scripts.END, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, marks, *said)
+    async def _end_in(self, window: Window, group: Group, how: Ending, patience: float) -> None:
+        before = how.restored(window.plan, group, window.before.get(group.slot, ()))
+        beside, ids = how.beside.get(group.slot, ((), b""))
+        keys, marks = (*group.keys, *beside), b"".join(window.nonces[group.slot])
+        ids = self._ids(window.plan, group) + ids
+        said = (window.writer, self._names.bus, ids, how.fresh, how.settle, before, len(beside))
+        command = (scripts.END, len(keys), *keys, self._skew_ms, self._keep_ms, marks, *said)
         replies = await self._change(window, group, lambda: [command], patience)
         if replies.values[0] != 0:
             window.since = uptime()

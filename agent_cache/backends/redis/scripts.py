@@ -179,16 +179,25 @@ return lost
 """
 )
 
-# KEYS: tags. ARGV: 3 the nonces of all attempts to begin, 4 writer, 5 bus, 6 what is published, 7 a fresh nonce,
-# 8 ms to settle (0: known outcome), 9 '' or the versions to restore, one for each tag ('-' x 12: none).
+# KEYS: the window's tags, then those that a narrowed write turned out to have written beside them, which move first.
+# ARGV: 3 the nonces of all attempts to begin, 4 writer, 5 bus, 6 the ids of all of them, 16 bytes each, of which those
+# that move are published, 7 a fresh nonce, 8 ms to settle (0: known outcome), 9 '' or the versions to restore, one for
+# each of the window's tags ('-' x 12: none), 10 how many are beside them.
 # Replies 1 if a marker was lost.
 END = Script.of(
     _TAGS
     + """
-local lost, moved = 0, false
+local lost, moved, n = 0, {}, #KEYS - tonumber(ARGV[10])
 local mine, nonce = {}, ARGV[3]:sub(-12)
 for at = 1, #ARGV[3], 12 do mine[ARGV[3]:sub(at, at + 11)] = true end
-for i, key in ipairs(KEYS) do
+for i = n + 1, #KEYS do
+  local r = read(KEYS[i]) or fresh(ARGV[7])
+  r.v, r.f, r.by = ARGV[7], ARGV[7], ARGV[4]
+  write(KEYS[i], r)
+  moved[#moved + 1] = ARGV[6]:sub(16 * i - 15, 16 * i)
+end
+for i = 1, n do
+  local key = KEYS[i]
   local r = read(key)
   local marked, left = false, {}
   if r then
@@ -204,14 +213,15 @@ for i, key in ipairs(KEYS) do
   if marked and r.v == nonce and #before == 12 and before ~= '------------' then
     r.v = before
   else
-    r.v, r.by, moved = ARGV[7], ARGV[4], true
+    r.v, r.by = ARGV[7], ARGV[4]
+    moved[#moved + 1] = ARGV[6]:sub(16 * i - 15, 16 * i)
   end
   r.f = ARGV[7]
   if tonumber(ARGV[8]) > 0 then left[#left + 1] = {ARGV[7], now + tonumber(ARGV[8])} end
   r.m = left
   write(key, r)
 end
-if moved then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
+if #moved > 0 then redis.call('PUBLISH', ARGV[5], table.concat(moved)) end
 return lost
 """
 )

@@ -83,6 +83,7 @@ class Cache(Protocol):
         single_loads: whether callers in all processes share one load.
         threads: whether it takes ``def`` tools.
         no_effect: the exception by which a write says that it changed nothing, if there is such a way.
+        by_result: whether a write's resource may name its result (``"item:{result[ident]}"``).
         settle: for so many seconds after a write that failed its commit may still land; 0: never.
         grace: for so many seconds after the death of a writer others may still be served what was before.
         grant: seconds after which the window or lead of a dead process is given up.
@@ -93,6 +94,7 @@ class Cache(Protocol):
     single_loads: bool
     threads: bool
     no_effect: type[Exception] | None
+    by_result: bool
     settle: float
     grace: float
     grant: float
@@ -161,6 +163,7 @@ class AgentCacheCache:
     name = "agent_cache"
     single_loads = True
     threads = True
+    by_result = True
     settle = SETTLE
     grant = WRITE_LEASE
 
@@ -295,6 +298,7 @@ class NaiveCache:
     checks = ALL_CHECKS
     single_loads = False
     threads = False
+    by_result = False
     no_effect: type[Exception] | None = None
     settle = 0.0
     grace = 0.0

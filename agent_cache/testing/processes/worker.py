@@ -101,6 +101,8 @@ class _Write:
     whole: bool
     call: Tool
     threaded: bool
+    by_result: bool = False
+    """Which entity it writes is known by its result."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,8 @@ class _Plan:
     after: float
     heard: int = 0
     outcome: str = "never ran"
+    ident: Any = None
+    """Which entity the result says was written; None: it does not say."""
 
 
 class _Cancelled:
@@ -355,13 +359,14 @@ class Worker:
         kind = rng.choice(self._kinds) if rng.random() < mix.faults else "ok"
         changed = declared if rng.random() < 0.5 else [rng.choice(declared)]
         plan = self._plans[number] = _Plan(kind, changed, self._length(), self._length())
+        plan.ident = ident if write.by_result and rng.random() < 0.9 else None  # else the result does not say which
         client.tell("wb", number, declared)
         how = "raised"
         try:
             call = asyncio.to_thread(write.call, ident, number) if write.threaded else write.call(ident, number)
             returned = await call
             how = "returned"
-            if returned != number or plan.outcome != "returned":
+            if returned != self._returned(number, plan) or plan.outcome != "returned":
                 client.tell("spurious", f"{write.name}({ident}) returned {returned!r} though its tool {plan.outcome}")
         except (WriteFailed, TimeoutError) as error:
             if plan.outcome != "raised" or error.args != (number,):
@@ -412,6 +417,17 @@ class Worker:
                 ("change_note", "note", "session", False, False, False),
             )
         ]
+        if self._cache.by_result:
+            self._writes += [
+                self._make_write(
+                    name, family, scope, every=False, whole=False, threaded=threaded and threads, told=True
+                )
+                for name, family, scope, threaded in (
+                    ("change_item_told", "item", "global", False),
+                    ("change_item_told_in_thread", "item", "global", True),
+                    ("change_mine_told", "mine", "user", False),
+                )
+            ]
         self._reads_of = {family: [r for r in self._reads if r.family == family] for family in ("item", "mine", "note")}
         self._writes_of = {
             family: [w for w in self._writes if w.family == family] for family in ("item", "mine", "note")
@@ -436,7 +452,9 @@ class Worker:
         read.call = self._cache.read(tool, resource, scope, lambda: _caller.get().owner(scope))
         return read
 
-    def _make_write(self, name: str, family: str, scope: str, *, every: bool, whole: bool, threaded: bool) -> _Write:
+    def _make_write(
+        self, name: str, family: str, scope: str, *, every: bool, whole: bool, threaded: bool, told: bool = False
+    ) -> _Write:
         async def write(ident: Any, number: Any) -> Any:
             return await self._run_write(number)
 
@@ -445,8 +463,8 @@ class Worker:
 
         tool: Tool = write_blocking if threaded else write
         tool.__name__ = tool.__qualname__ = name
-        resource = family if whole else family + ":{ident}"
-        return _Write(name, family, every, whole, self._cache.write(tool, resource, scope), threaded)
+        resource = family if whole else family + (":{result[ident]}" if told else ":{ident}")
+        return _Write(name, family, every, whole, self._cache.write(tool, resource, scope), threaded, told)
 
     def _begin_load(self, read: _Read, ident: Any, say: Callable[..., None]) -> tuple[int, str]:
         session, number = _caller.get(), next(self._numbers)
@@ -525,7 +543,12 @@ class Worker:
             plan.outcome = "declared no effect"
             raise self._cache.no_effect("nothing to do")
 
-    def _after_commit(self, plan: _Plan, number: int) -> int:
+    @staticmethod
+    def _returned(number: int, plan: _Plan) -> dict[str, Any]:
+        """What a write tool returns."""
+        return {"number": number, "ident": plan.ident}
+
+    def _after_commit(self, plan: _Plan, number: int) -> dict[str, Any]:
         if plan.kind == "raise":
             plan.outcome = "raised"
             raise WriteFailed(number)
@@ -534,7 +557,7 @@ class Worker:
             self._client._loop.call_soon_threadsafe(self._land_later, plan.entities)
             raise TimeoutError(number)
         plan.outcome = "returned"
-        return number
+        return self._returned(number, plan)
 
     def _land_later(self, entities: list[str]) -> None:
         async def land() -> None:
