@@ -51,7 +51,7 @@ class Warm:
     """
 
     __slots__ = (
-        "cost", "entry", "generation", "home", "lane", "load_seconds", "loop", "now", "resource", "track",
+        "cost", "early", "entry", "generation", "home", "lane", "load_seconds", "loop", "now", "resource", "track",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,7 @@ class Warm:
         self.generation = generation
         self.now = self.home.hot_clock
         self.load_seconds = entry.load_seconds
+        self.early = 0.0  # seconds before the deadline from which on a look is taken; for tools with early_refresh
         self.resource = resource
         self.cost = cost
         self.track = track

@@ -12,12 +12,12 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 from agent_cache.backends.base import Backend
-from agent_cache.codecs import Codec, codec_for, with_user_codec
+from agent_cache.codecs import Codec, LastingCodec, ToolCodec, codec_for, with_user_codec
 from agent_cache.config import tiered
 from agent_cache.context import Home, View, current_view
 from agent_cache.engine.answers import told
@@ -30,6 +30,7 @@ from agent_cache.engine.reads import read_line
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
+from agent_cache.freshness import ExpiredEntry, Freshness, Validator, checked_freshness
 from agent_cache.keys import CallShape, compile_function, left_out_parameters, origin_of, return_hint, tool_identity
 from agent_cache.known import remember
 from agent_cache.loops import LoopKey, checked_rule
@@ -42,7 +43,6 @@ from agent_cache.policy import (
     checked_maxsize,
     checked_scope,
     checked_templates,
-    checked_ttl,
     scopes_of_reads,
 )
 from agent_cache.refusals import checked_no_effect
@@ -68,7 +68,7 @@ _HOT = """\
         if {x}r is not None:
             {x}e = {x}r.entry
             {x}s = {x}e.stored
-            if {x}r.now() < {x}e.deadline and {x}r.generation is {x}r.home.generation and ({x}r.lane is None or {same_lane}):
+            if {x}r.now() < {x}e.deadline{early} and {x}r.generation is {x}r.home.generation and ({x}r.lane is None or {same_lane}):
                 {x}l = {x}v.log
                 if {x}len({x}l) < {x}v.room:
                     {x}l.append({x}r)
@@ -100,15 +100,25 @@ class AgentCache:
     Args:
         resource: what is read: a name, a template over the tool's parameters, or a list of them. Resources are paths.
         scope: who may share an answer: ``"global"``, ``"session"``, or the name of an identity field of the session.
-        ttl: seconds an answer may be served; None = until it is invalidated (or ``configure(default_ttl=...)``).
+        ttl: seconds an answer may be served; None = until it is invalidated (or ``configure(default_ttl=...)``). Or a
+            function of the result that returns seconds, a timedelta or None (0: do not store this one).
         maxsize: this tool's entries at most, over all scopes; None leaves it to the backend.
         skip_args: leave the first N positional parameters out of the key (1 for ``self``).
         backup: a ``DiskBackend`` behind memory; beside ``remote_cache`` it keeps the near copies over restarts.
         remote_cache: a ``RedisBackend`` behind memory. Tools that name the same one share the memory before it.
         backend: where answers are kept; else the session's, else the configured one, else memory.
         ignore: names of parameters left out of the key.
-        stale_while_revalidate: seconds; see the raises.
-        stale_if_error: seconds; see the raises.
+        stale_while_revalidate: seconds beyond the ttl in which the expired answer is served at once while one load brings
+            the next in the background (RFC 5861). What a write dropped is never served; so for all that follows.
+        stale_if_error: seconds beyond the ttl in which the expired answer is served if the load fails.
+        early_refresh: probabilistic early expiration (XFetch): a fresh answer is loaded anew in the background about this
+            many times the load's own duration before its end; 1.0 is the usual choice, 0 never.
+        cache_errors: errors that are answers, ``{NotFound: 30}``: raised again, equal and new, for so many seconds, or for as
+            long as they say themselves (``retry_after``, a ``Retry-After`` header). Only these very classes.
+        soft_timeout: seconds after which a slow load is answered by the expired answer, within ``stale_if_error``.
+        hard_timeout: seconds after which the caller gets :class:`LoadTimeoutError`. After either, the load goes on.
+        revalidate: a cheap check that makes an expired answer fresh again without a load: a function of the
+            :class:`ExpiredEntry`, or a :class:`Validator`.
         jitter: shorten each ttl by a random fraction up to this, so that entries do not expire together.
         cache_if: a function of the result; what it is false for is returned and not stored.
         codec: an object with ``encode(value) -> bytes`` and ``decode(bytes) -> value`` for results.
@@ -124,15 +134,14 @@ class AgentCache:
     is left out of the key they take the arguments after ``self``, all but ``uncached``, which is the function itself.
 
     Raises:
-        ConfigurationError: at decoration, naming the parameter, the value and the fix. ``stale_while_revalidate`` and
-            ``stale_if_error`` are not available in this version and say so.
+        ConfigurationError: at decoration, naming the parameter, the value and the fix.
     """
 
     def __init__(
         self,
         resource: str | list[str] | tuple[str, ...],
         scope: str = GLOBAL,
-        ttl: float | timedelta | None = None,
+        ttl: float | timedelta | Callable[[Any], float | timedelta | None] | None = None,
         maxsize: int | None = 128,
         skip_args: int = 0,
         backup: Backend | None = None,
@@ -140,8 +149,13 @@ class AgentCache:
         *,
         backend: Backend | None = None,
         ignore: Iterable[str] = (),
-        stale_while_revalidate: float = 0,
-        stale_if_error: float = 0,
+        stale_while_revalidate: float | timedelta = 0,
+        stale_if_error: float | timedelta = 0,
+        early_refresh: float = 0,
+        cache_errors: Mapping[type[Exception], float | timedelta] | None = None,
+        soft_timeout: float | timedelta | None = None,
+        hard_timeout: float | timedelta | None = None,
+        revalidate: Validator | Callable[[ExpiredEntry], bool | Awaitable[bool]] | None = None,
         jitter: float = 0,
         cache_if: Callable[[Any], bool] | None = None,
         codec: Codec | None = None,
@@ -154,13 +168,19 @@ class AgentCache:
         self._resource = resource
         self._declared = scope is not GLOBAL
         self._scope = checked_scope(scope)
-        self._ttl = checked_ttl(ttl)
+        self._ttl, self._freshness = checked_freshness(
+            ttl,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            early_refresh=early_refresh,
+            cache_errors=cache_errors,
+            soft_timeout=soft_timeout,
+            hard_timeout=hard_timeout,
+            revalidate=revalidate,
+        )
         self._maxsize = checked_maxsize(maxsize)
         self._jitter = checked_fraction(jitter, "jitter")
         checked_callable(cache_if, "cache_if", "lambda result: result is not None")
-        for name, number in (("stale_while_revalidate", stale_while_revalidate), ("stale_if_error", stale_if_error)):
-            if number:
-                raise ConfigurationError(name, number, "is not available in this version; leave it at 0")
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
         for name, given in (("backup", backup), ("remote_cache", remote_cache)):
@@ -205,9 +225,12 @@ class AgentCache:
             cost=self._cost,
             backend=self._backend,
             loop=self._loop,
+            freshness=self._freshness,
         )
         hint = return_hint(function)
         codec = codec_for(hint) if self._codec is None else with_user_codec(self._codec, hint)
+        if self._freshness is not None:
+            codec = _lasting_codec(codec, self._freshness, function)
         identity = tool_identity(function, shape, codec.schema)
         tool = ReadTool(
             name=function.__name__,
@@ -344,6 +367,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
     """The function that answers hot calls itself; ``home``: in a view of its own, and the long way as it says."""
     shape, x = tool.shape, tool.shape.prefix
     same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == {x}r.lane"
+    fresh = tool.policy.freshness
     lookup = _CAREFUL_LOOKUP if shape.hot_key_may_raise else _LOOKUP
     body = _HOT.format(
         x=x,
@@ -351,6 +375,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
         guards=shape.guards(),
         lookup=lookup.format(x=x, key=shape.hot_key_source()),
         same_lane=same_lane,
+        early=f" - {x}r.early" if fresh is not None and fresh.early_refresh else "",
         wait="await " if tool.is_async else "",
         values=f"({''.join(f'{n}, ' for n in shape.names)})",
     )
@@ -434,6 +459,15 @@ def _attach(
 
 
 # -- helpers at decoration --------------------------------------------------------------------------------------------------
+
+
+def _lasting_codec(codec: ToolCodec, fresh: Freshness, function: Callable[..., Any]) -> ToolCodec:
+    if fresh.validator is not None and fresh.validator.is_async and not inspect.iscoroutinefunction(function):
+        raise ConfigurationError("revalidate", fresh.validator, "a def tool needs a plain function, not an async one")
+    if fresh.errors or fresh.validator is not None:
+        return LastingCodec(codec, fresh.errors, lasting=bool(fresh.grace))
+    codec.lasting = bool(fresh.grace)
+    return codec
 
 
 def _check_resource(resource: object, decorator: str) -> None:

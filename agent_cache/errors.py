@@ -10,6 +10,7 @@
     ├── CassetteError                        a cassette cannot be read, or cannot answer
     │   └── UnrecordedCallError              a replayed run made a call that was not recorded
     ├── ExportFileError (ValueError)         a file that cannot be imported
+    ├── LoadTimeoutError (TimeoutError)      a read tool took longer than its hard_timeout
     └── AgentLoopDetectedError               a session's loop policy stopped a call
     NoEffect (Exception)                     raised BY a write tool: "nothing was changed", not an error of ours
     ReplayedToolError (Exception)        a tool's own error, given again from a cassette
@@ -33,6 +34,7 @@ __all__ = [
     "CassetteError",
     "ConfigurationError",
     "ExportFileError",
+    "LoadTimeoutError",
     "NoEffect",
     "ReplayedToolError",
     "UnkeyableArgumentError",
@@ -117,6 +119,20 @@ class ExportFileError(AgentCacheError, ValueError):
         self.problem = problem
         self.path = path
         super().__init__(problem if path is None else f"{path}: {problem}")
+
+
+class LoadTimeoutError(AgentCacheError, TimeoutError):
+    """A read was not answered within its ``hard_timeout``. The load goes on; what it brings is stored for the next call.
+
+    Attributes:
+        tool: the tool's name.
+        seconds: how long was waited.
+    """
+
+    def __init__(self, tool: str, seconds: float) -> None:
+        self.tool = tool
+        self.seconds = seconds
+        super().__init__(f"{tool} was not answered within hard_timeout={seconds:g} s")
 
 
 class AgentLoopDetectedError(AgentCacheError):

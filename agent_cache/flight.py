@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -49,6 +49,8 @@ class Landed:
     kept: bool = False
     elsewhere: bool = False
     """Another process loaded it."""
+    revalidated: bool = False
+    """Nothing was loaded: a validator said that what had expired still holds."""
     refused: str | None = None
 
     @property
@@ -70,6 +72,8 @@ class Flight:
         self.order = next(table.orders)
         self.landed: Landed | None = None
         self.waits_for: dict[Flight, int] = {}
+        self.goes_on = False
+        """It is not cancelled when its last rider leaves."""
         self.successor: Flight | None = None
         """The load that one of those who only watched this one began next: it is for all of them."""
 
@@ -132,6 +136,11 @@ class TaskFlight(Flight):
         if self.landed is None:
             self._task = task
 
+    def start_behind(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
+        """Begin the load once the caller has been answered. Nobody needs to ride it."""
+        self.goes_on = True
+        self._task = self.loop.create_task(self._run(load))
+
     def on_landing(self, then: Callable[[], object]) -> None:
         """Call ``then`` once it has landed; now if it has."""
         with self.table.lock:
@@ -169,10 +178,25 @@ class TaskFlight(Flight):
                 with suppress(RuntimeError):  # closed in this very moment: nobody is left to wake there
                     loop.call_soon_threadsafe(_wake, rider)
 
-    async def ride(self, *, share: bool = True) -> Landed:
+    async def ride_for(self, seconds: float, *, share: bool = True, lasting: bool = True) -> Landed | None:
+        """:meth:`ride`, but no longer than so many seconds; None where it has not landed by then.
+
+        ``lasting``: then the load goes on, whoever else may leave it.
+        """
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self.ride(share=share, outlives=limit if lasting and share else None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return self.landed
+
+    async def ride(self, *, share: bool = True, outlives: asyncio.Timeout | None = None) -> Landed:
         """Wait for the landing. Cancelling it leaves the flight, and ends the load if nobody is left.
 
-        ``share=False`` only watches: the load does not go on for a watcher's sake.
+        ``share=False`` only watches: the load does not go on for a watcher's sake. ``outlives``: when it is this that
+        ends the wait, the load goes on.
         """
         loop = asyncio.get_running_loop()
         rider: asyncio.Future[None] = loop.create_future()
@@ -188,6 +212,8 @@ class TaskFlight(Flight):
                 await self._ride_from_afar(rider)
         finally:
             self._wait_ends()
+            if outlives is not None and outlives.expired():
+                self.goes_on = True
             if self.landed is None:
                 self._leave(rider, share)
         return self.landed or Landed(error=asyncio.CancelledError("the event loop of this load was closed"))
@@ -205,7 +231,7 @@ class TaskFlight(Flight):
         with self.table.lock:
             self._riders.pop(rider, None)
             self._watchers.pop(rider, None)
-            if not share or self._riders or self.landed is not None:
+            if not share or self._riders or self.landed is not None or self.goes_on:
                 return
             self.table.remove(self)
         task = self._task
@@ -227,8 +253,20 @@ class ThreadFlight(Flight):
 
     def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
         super().__init__(table, key, token)
-        self.thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()
         self._over = threading.Event()
+
+    def run_elsewhere(
+        self, load: Callable[[], Landed], submit: Callable[[Context, Callable[[], object]], bool]
+    ) -> bool:
+        """Have it loaded by another thread, in a copy of the caller's context; False where there is none to be had."""
+        self.thread = None
+
+        def run() -> None:
+            self.thread = threading.get_ident()
+            self.run(load)
+
+        return submit(copy_context(), run)
 
     def run(self, load: Callable[[], Landed]) -> Landed:
         """Load here and now."""
@@ -243,6 +281,14 @@ class ThreadFlight(Flight):
                 self.landed = landed
                 self.table.remove(self)
             self._over.set()
+
+    def ride_for(self, seconds: float) -> Landed | None:
+        """Wait for the landing, no longer than so many seconds; None where it has not come by then."""
+        try:
+            self._over.wait(seconds)
+        finally:
+            self._wait_ends()
+        return self.landed
 
     def ride(self, *, share: bool = True) -> Landed:
         """Wait for the landing."""

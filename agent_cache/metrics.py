@@ -13,7 +13,9 @@ __all__ = ["FIELDS", "Metrics"]
 
 FIELDS = (
     "hits", "misses", "invalidations", "loop_detections", "coalesced", "stale", "expired", "fenced_out", "bypasses",
-    "load_failures", "backend_errors", "unstorable", "observer_errors", "evictions", "replayed",
+    "load_failures", "stale_served", "refreshes", "refresh_failures", "early_refreshes", "revalidated",
+    "revalidation_failures", "negative_hits", "load_timeouts", "backend_errors", "unstorable", "observer_errors", "evictions",
+    "replayed",
 )  # fmt: skip
 _MAX_RESOURCES = 1_000
 _OVERFLOW = "(other)"

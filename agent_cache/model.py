@@ -44,7 +44,9 @@ class _Undeclared(str):
 GLOBAL: str = _Undeclared("global")
 """The default scope: acts and prints as ``"global"``; ``scope is GLOBAL`` tells that nobody declared it."""
 
-Outcome = Literal["hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked", "replayed"]
+Outcome = Literal[
+    "hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked", "replayed", "stale_served", "revalidated"
+]  # fmt: skip
 LoopKind = Literal["repeat", "alternation", "cycle", "error", "no_progress", "depth"]
 
 
@@ -67,7 +69,9 @@ class CallEvent:
     """One read, after it was answered.
 
     ``seconds`` is how long the caller waited, ``age`` how old the served entry was (``None`` unless a hit),
-    ``reason`` why it was not a hit. ``stored`` tells whether a load was kept, ``refused`` why not.
+    ``reason`` why it was not a hit. An ``outcome`` of ``"stale_served"``: the answer was older than its ttl, and ``reason``
+    says which rule allowed that; ``"revalidated"``: a validator said that the expired answer still holds. A hit with the
+    reason ``"negative"`` is a stored error. ``stored`` tells whether a load was kept, ``refused`` why not.
     """
 
     tool: str
@@ -150,7 +154,8 @@ class Observer(Protocol):
 class Explanation:
     """Why a call would be answered the way it would be, now.
 
-    ``status`` is ``hit``, ``miss``, ``stale``, ``expired``, ``blocked`` (a write is running) or ``bypass``.
+    ``status`` is ``hit``, ``miss``, ``stale``, ``expired``, ``stale_served`` (older than its ttl, and would be served),
+    ``blocked`` (a write is running) or ``bypass``.
     Times in seconds. ``dropped_by`` names the write that made a stored entry stale.
     """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
+from agent_cache.freshness import Freshness
 from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import ToolRule
 from agent_cache.model import KeyFn
@@ -42,6 +43,8 @@ class ReadPolicy:
     cost: float
     backend: Backend | None
     loop: ToolRule
+    freshness: Freshness | None = None
+    """What is asked for beyond a plain ttl."""
     fixed_paths: tuple[Path, ...] | None = field(init=False, repr=False, compare=False)
     """What every call reads, where no resource has a placeholder."""
 

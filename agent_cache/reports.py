@@ -15,8 +15,11 @@ def get_metrics() -> dict[str, Any]:
 
     ``hits``, ``misses`` (loads that were run), ``hit_rate`` (hits over both), ``coalesced`` (calls that shared a
     load), ``stale`` (misses because of a write), ``expired``, ``bypasses`` (reads that ran uncached),
-    ``fenced_out`` (loads not kept because of a write), ``unstorable``, ``load_failures`` (the tool raised),
-    ``backend_errors``, ``observer_errors``, ``invalidations``, ``loop_detections``, ``replayed`` (answered from a cassette), ``evictions``, ``entries`` and
+    ``stale_served`` (answers older than their ttl), ``refreshes`` and ``refresh_failures`` (loads in the background),
+    ``early_refreshes`` (of those, before the ttl ended), ``revalidated`` and ``revalidation_failures``, ``negative_hits``
+    (stored errors raised again), ``load_timeouts`` (callers who gave up), ``fenced_out`` (loads not kept because of a
+    write), ``unstorable``, ``load_failures`` (the tool raised), ``backend_errors``, ``observer_errors``,
+    ``invalidations``, ``loop_detections``, ``replayed`` (answered from a cassette), ``evictions``, ``entries`` and
     ``bytes`` (now, in memory, estimated), ``seconds_saved``, ``cost_saved``, ``reasons`` (why calls were bypassed or
     refused) and ``resources``: the same per resource.
     """

@@ -14,6 +14,7 @@ types     which classes a return annotation reaches, and the schema fingerprint
 frame     the head of every written form
 packed    a written form made smaller, and out again within a limit
 tool      choosing among these per tool (:class:`ToolCodec`)
+lasting   exceptions as answers, and a source's version beside a value
 ========  =======================================================================
 
 What does not belong here: keys (arguments have their own canonical form), where bytes
@@ -22,7 +23,8 @@ a name found in data, and nothing pickles.
 """
 
 from agent_cache.codecs.compare import same
+from agent_cache.codecs.lasting import Failure, LastingCodec, Marked
 from agent_cache.codecs.near import Stored
 from agent_cache.codecs.tool import Codec, ToolCodec, codec_for, with_user_codec
 
-__all__ = ["Codec", "Stored", "ToolCodec", "codec_for", "same", "with_user_codec"]
+__all__ = ["Codec", "Failure", "LastingCodec", "Marked", "Stored", "ToolCodec", "codec_for", "same", "with_user_codec"]

@@ -12,8 +12,9 @@ from agent_cache.context import View
 from agent_cache.engine.effects import Down
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
+from agent_cache.model import Outcome
 
-__all__ = ["Answer", "backend_answered", "backend_failed", "own", "shared", "told"]
+__all__ = ["Answer", "Report", "backend_answered", "backend_failed", "own", "shared", "told"]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,17 @@ def told(answer: Answer) -> Any:
         raise error
     finally:
         del error
+
+
+@dataclass(slots=True, eq=False)
+class Report:
+    """What is told about a read once it is over."""
+
+    outcome: Outcome
+    reason: str | None = None
+    age: float | None = None
+    landed: Landed | None = None
+    failed: bool = False
 
 
 def shared(landed: Landed) -> Answer | None:

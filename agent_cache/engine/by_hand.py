@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, NewEntry
-from agent_cache.codecs import Stored
+from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
@@ -119,6 +119,8 @@ def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Ex
     found = yield Ask(call, tool.codec)
     if isinstance(found, Found):
         text = "a current entry is stored"
+        if isinstance(found.stored, Failure):
+            text = "an error that is an answer (cache_errors) is stored; it would be raised"
         return Explanation("hit", text, call.cache_key, found.age, found.ttl_left, tags)
     if isinstance(found, Blocked):
         return Explanation("blocked", "a write to what it reads is running or settling", call.cache_key, tags=tags)
@@ -129,5 +131,23 @@ def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Ex
         "stale": f"the stored entry was dropped by {found.dropped_by or 'a write'}",
         "expired": "the stored entry is older than its ttl",
     }
+    if found.kept is not None and found.kept.ttl_left is not None:
+        return _of_expired(tool, call, found.kept, -found.kept.ttl_left, tags)
     status = "miss" if found.why == "absent" else found.why
     return Explanation(status, reasons[found.why], call.cache_key, tags=tags, dropped_by=found.dropped_by)
+
+
+def _of_expired(tool: ReadTool, call: ReadCall, kept: Found, over: float, tags: tuple[str, ...]) -> Explanation:
+    """What would become of an entry that is kept beyond its ttl."""
+    fresh, status = tool.policy.freshness, "expired"
+    text = f"the stored entry is {over:.1f} s older than its ttl"
+    if fresh is None:
+        text += "; it would be loaded anew"
+    elif over <= fresh.stale_while_revalidate:
+        status = "stale_served"
+        text += "; it would be served, and loaded anew in the background (stale_while_revalidate)"
+    elif fresh.validator is not None and over <= fresh.validator.keep:
+        text += "; its validator would be asked (revalidate)"
+    elif over <= fresh.stale_if_error:
+        text += "; it would be loaded anew, and served if that failed (stale_if_error)"
+    return Explanation(status, text, call.cache_key, kept.age, kept.ttl_left, tags)

@@ -228,7 +228,7 @@ class Fly:
         with FLIGHTS.lock:
             found, share = self._find()
             if found is not None:
-                if _inside_write() or not may_wait_for(found) or not isinstance(found, TaskFlight):
+                if inside_write() or not may_wait_for(found) or not isinstance(found, TaskFlight):
                     return Flown(None, alone=True)
                 flight = found
                 flight.wait_begins()
@@ -257,7 +257,7 @@ class Fly:
         with FLIGHTS.lock:
             found, share = self._find()
             if found is not None:
-                if _inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
+                if inside_write() or not may_wait_for(found) or not isinstance(found, ThreadFlight):
                     return Flown(None, alone=True)
                 flight = found
                 flight.wait_begins()
@@ -275,13 +275,13 @@ class Fly:
 async def join(flight: TaskFlight) -> Landed | None:
     """Share a load under way; None for one who may not wait for it."""
     with FLIGHTS.lock:
-        if _inside_write() or not may_wait_for(flight):
+        if inside_write() or not may_wait_for(flight):
             return None
         flight.wait_begins()
     return await flight.ride()
 
 
-def _inside_write() -> bool:
+def inside_write() -> bool:
     """Whether this is code of a write tool whose window is still open: it must not wait for anyone's load."""
     return any(not window.closed for window in _writing.get())
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from agent_cache.canonical import encoded
-from agent_cache.codecs import Stored
+from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import SessionState, View
 from agent_cache.errors import AgentLoopDetectedError, UnkeyableArgumentError
@@ -312,6 +312,11 @@ def served(watch: Watch, stored: Stored, stamp: Hashable) -> None:
         watch.state.remember(watch.key, stored)
 
 
+def served_error(watch: Watch, error: Exception, stamp: Hashable) -> None:
+    """Tell the detector of an error that was answered from a store."""
+    _heard(watch, failure(error), stamp, hit=True)
+
+
 def _heard(watch: Watch, outcome: Outcome, stamp: Hashable, *, hit: bool = False) -> None:
     state = watch.state
     with state.lock:
@@ -436,6 +441,11 @@ def returned(value: Any, *, write: bool = False) -> Outcome:
     error = text[:_MAX_ERROR] if is_error_result(value) else None
     sample = text if len(text) <= _MAX_SAMPLE else None
     return Outcome((type(value), hash(text)), sample, error=error, write=write)
+
+
+def fingerprint(stored: Stored) -> Hashable:
+    """What the outcome of a call is compared by that was answered with this."""
+    return failure(stored.error()).exact if isinstance(stored, Failure) else stored.fingerprint()
 
 
 def _of_stored(stored: Stored, value: Any, *, write: bool = False) -> Outcome:

@@ -12,12 +12,14 @@ from typing import Any
 
 from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, NewEntry, Taken, Token, is_leading
 from agent_cache.bounds import MAX_ENTRY_BYTES, refuse_larger
+from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import ReadCall, same_call
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run
+from agent_cache.engine.lasting import Terms, error_terms, marked, source_version, still_holds, value_terms
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
@@ -32,19 +34,33 @@ _LONGEST_PAUSE = 0.05
 
 
 def load_line(
-    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall | None, token: Token | None
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall | None,
+    token: Token | None,
+    kept: Found | None = None,
+    *,
+    alone: bool = False,
 ) -> Line[Landed]:
     """Run the tool, see whether its result can be stored, and store it if the token still holds.
 
-    Where other processes share the backend, one of them runs it and the others wait for what it stores.
+    Where other processes share the backend, one of them runs it and the others wait for what it stores; not with
+    ``alone``. ``kept``: the expired answer that a validator may make fresh again instead.
     """
-    if call is not None and token is not None and is_leading(call.backend):
-        return _led_load(tool, view, values, call, call.backend, token)
-    return _load(tool, view, values, call, token, None)
+    if call is not None and token is not None and not alone and is_leading(call.backend):
+        return _led_load(tool, view, values, call, call.backend, token, kept)
+    return _load(tool, view, values, call, token, None, kept)
 
 
 def _led_load(
-    tool: ReadTool, view: View, values: tuple[Any, ...], call: ReadCall, backend: Leading, token: Token
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    backend: Leading,
+    token: Token,
+    kept: Found | None,
 ) -> Line[Landed]:
     turn = yield from _our_turn(tool, view, call, backend, token)
     if isinstance(turn, Landed):
@@ -52,7 +68,7 @@ def _led_load(
     still, lead = turn
     landed: Landed | None = None
     try:
-        landed = yield from _load(tool, view, values, call, still, lead)
+        landed = yield from _load(tool, view, values, call, still, lead, kept)
         return landed
     finally:
         gave_it_back = landed is not None and (landed.kept or landed.refused == "fenced_out")
@@ -85,6 +101,8 @@ def _our_turn(
         found: Lookup | Down = yield Ask(call, tool.codec)
         if isinstance(found, Found):
             try:
+                if isinstance(found.stored, Failure):
+                    return Landed(error=found.stored.error(), kept=True, elsewhere=True)
                 return Landed(found.stored.fresh(), found.stored, kept=True, elsewhere=True)
             except UnstorableResultError as error:
                 text = "%s: a stored value cannot be read: %r"
@@ -109,21 +127,38 @@ def _load(
     call: ReadCall | None,
     token: Token | None,
     lead: Lead | None,
+    kept: Found | None,
 ) -> Line[Landed]:
+    fresh, mark = tool.policy.freshness, None
+    if fresh is not None and fresh.validator is not None and call is not None and token is not None:
+        mark = yield from source_version(tool, view, fresh.validator, values)
+        if kept is not None and kept.stamp == token.stamp:
+            renewed = yield from _renewed(tool, view, values, call, token, lead, kept, mark)
+            if renewed is not None:
+                return renewed
     began = time.monotonic()
     ran: Ran = yield Run(tool, values)
     landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
     if ran.error is not None:
         landed.trace = ran.error.__traceback__
-    if ran.error is not None or (call is None and view.detector is None):
+        if fresh is not None and fresh.errors and call is not None and token is not None:
+            yield from _keep_error(tool, view, values, call, token, lead, landed)
+        return landed
+    if call is None and view.detector is None:
         return landed
     if call is not None and not tool.shape.has_only_atoms(values) and not same_call(tool, values, call):
         landed.refused = "arguments_changed"  # while the tool ran: nobody knows what the answer is to
         view.count(tool.resource, "unstorable", reason="arguments_changed")
         return landed
     keep = call is not None and token is not None and _wanted(tool, view, ran.value, landed)
+    terms: Terms | None = None
+    if keep and fresh is not None and call is not None:
+        terms = value_terms(tool, view, call, fresh, ran.value, landed)
+        keep = terms is not None
     try:
         landed.stored = tool.codec.freeze(ran.value, MAX_ENTRY_BYTES)
+        if mark is not None:
+            landed.stored = marked(tool, landed.stored, mark)
         if keep and call is not None:
             # What stays in a process needs no written form, what leaves it does.
             size = landed.stored.size if call.backend.in_process else len(landed.stored.payload())
@@ -135,24 +170,44 @@ def _load(
         return landed
     if not keep or call is None or token is None:
         return landed
-    ttl = call.ttl
+    fill = _fill(tool, call, token, lead, landed.stored, landed.seconds, terms)
+    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
+    _filled(tool, view, call, landed, filled)
+    return landed
+
+
+def _fill(
+    tool: ReadTool,
+    call: ReadCall,
+    token: Token,
+    lead: Lead | None,
+    stored: Stored,
+    load_seconds: float,
+    terms: Terms | None,
+) -> Fill:
+    """``terms``: None for those of the call."""
+    ttl, grace = (call.ttl, 0.0) if terms is None else terms
     if ttl is not None and tool.policy.jitter:
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
-    group, maxsize = tool.group, tool.policy.maxsize
+    group, maxsize, namespace = tool.group, tool.policy.maxsize, settings.namespace
     entry = NewEntry(
         call.key,
-        landed.stored,
+        stored,
         ttl,
-        landed.seconds,
+        load_seconds,
         group,
         maxsize,
         call.chain,
         lead,
-        namespace=settings.namespace,
+        namespace=namespace,
         digest=call.digest,
+        grace=grace,
     )
-    fill = Fill(call.backend, token, entry)
-    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
+    return Fill(call.backend, token, entry)
+
+
+def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, filled: bool | Down) -> None:
+    """What became of it."""
     if isinstance(filled, Down):
         if isinstance(filled.error, UnstorableResultError):
             _unstorable(tool, view, landed, filled.error)
@@ -163,6 +218,54 @@ def _load(
     else:
         landed.refused = "fenced_out"
         view.count(tool.resource, "fenced_out")
+
+
+def _keep_error(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    token: Token,
+    lead: Lead | None,
+    landed: Landed,
+) -> Line[None]:
+    """Store an error that is an answer; the callers get the one that was raised."""
+    fresh, error = tool.policy.freshness, landed.error
+    if fresh is None or error is None or not same_call(tool, values, call):
+        return
+    found = error_terms(tool, view, fresh, error, landed)
+    if found is not None:
+        filled = yield _fill(tool, call, token, lead, found[0], landed.seconds, found[1])
+        _filled(tool, view, call, landed, filled)
+
+
+def _renewed(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    token: Token,
+    lead: Lead | None,
+    kept: Found,
+    mark: bytes | None,
+) -> Line[Landed | None]:
+    """The expired answer, fresh again, where the validator says that it still holds; else None: load.
+
+    The token was made before the validator was asked: what is written meanwhile refuses the fill, as it does a load's.
+    """
+    fresh = tool.policy.freshness
+    if fresh is None or fresh.validator is None:
+        return None
+    if not (yield from still_holds(tool, view, fresh.validator, values, kept, mark)):
+        return None
+    try:
+        landed = Landed(kept.stored.fresh(), kept.stored, revalidated=True)
+    except UnstorableResultError:
+        return None
+    terms = value_terms(tool, view, call, fresh, landed.value, landed)
+    if terms is not None:
+        filled = yield _fill(tool, call, token, lead, kept.stored, kept.load_seconds, terms)
+        _filled(tool, view, call, landed, filled)
     return landed
 
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
 from agent_cache.config import settings
 from agent_cache.context import UnderWay, View, Warm, keep_warm
-from agent_cache.engine.answers import Answer, backend_answered, backend_failed, own, shared
+from agent_cache.engine.answers import Answer, Report, backend_answered, backend_failed, own, shared
+from agent_cache.engine.behind import Board, WaitOn
 from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
-from agent_cache.engine.guard import Watch, enter, key_of, overruled, react, served, settle
+from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.stale import Limits, after_load, before_load, early_by, flown_within, refresh_early, timed_out
 from agent_cache.engine.taped import taped_read
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError
@@ -40,16 +41,6 @@ _LOADED: dict[str, Outcome] = {
     "down": "bypass",
 }
 _WRITES: Hashable = "writes"
-
-
-@dataclass(slots=True)
-class _Report:
-    """What is told about a read once it is over."""
-
-    outcome: Outcome
-    reason: str | None = None
-    age: float | None = None
-    landed: Landed | None = None
 
 
 def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
@@ -103,7 +94,7 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
             found = yield Ask(call, tool.codec)
             written = isinstance(found, Blocked) or (isinstance(found, Missing) and found.token.stamp != stamp)
             if isinstance(found, Found):
-                written = found.stamp != stamp or found.stored.fingerprint() != watch.track.outcome
+                written = found.stamp != stamp or fingerprint(found.stored) != watch.track.outcome
         else:
             written = stamp != (_WRITES, watch.state.writes)
         if written:
@@ -129,7 +120,7 @@ def _cached(
     watch: Watch | None,
     hot: dict[Any, Warm],
     loads: dict[Any, UnderWay],
-) -> Line[tuple[Answer, _Report]]:
+) -> Line[tuple[Answer, Report]]:
     """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
     arrived = FLIGHTS.arrival()
     if call.dies_with_session and view.session is not None:
@@ -137,16 +128,25 @@ def _cached(
     if not call.backend.in_process and (bound := getattr(call.backend, "bound_group", None)) is not None:
         bound(tool.group, tool.policy.maxsize)
     watched: Flight | None = None
-    announcement = announce(tool, view, values, call.backend, loads)
+    flown: Flown
+    fresh = tool.policy.freshness
+    limits = None if fresh is None or not fresh.is_timed else Limits(fresh.soft_timeout, fresh.hard_timeout)
+    announcement = announce(tool, view, values, call.backend, loads) if fresh is None else None
     refresh = view.mode == "refresh"
     if refresh:
         yield from _supersede(tool, call)
     while True:
         found = yield from _ask(tool, view, call, refresh)
+        instead = None if fresh is None else (yield from before_load(tool, view, values, call, found, watch))
+        if instead is not None:
+            return instead
         if isinstance(found, Found):
-            answer = _hit(tool, view, values, call, found, watch, hot)
+            early = 0.0 if fresh is None else early_by(fresh, found)
+            answer = _hit(tool, view, values, call, found, watch, hot, early)
             if answer is not None:
-                return answer, _Report("hit", age=found.age)
+                if early:
+                    yield from refresh_early(tool, view, values, call, found, early)
+                return answer, Report("hit", age=found.age)
             bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
@@ -154,38 +154,59 @@ def _cached(
         # may write unheard, a load is shared only by those who came before it began, as in a write window.
         local = isinstance(found, Down) and call.backend.in_process
         shared_under = WRITES.token() if local else token
+        kept = found.kept if fresh is not None and isinstance(found, Missing) else None
 
-        def load(token: Token | None = token) -> Line[Landed]:
-            return load_line(tool, view, values, call, token)
+        def load(token: Token | None = token, kept: Found | None = kept) -> Line[Landed]:
+            return load_line(tool, view, values, call, token, kept)
 
-        if refresh:
-            flown = Flown(None, alone=True)
+        if limits is not None:
+            name: Hashable = object() if refresh else (id(call.backend), call.key)
+            board = Board(name, None if refresh else shared_under, arrived, load, watched)
+            within = yield from flown_within(tool, view, call, board, limits, watch, lasting=token is not None)
+            if within.answer is not None:
+                return within.answer
+            flown = within.flown
+        elif refresh:
+            flown = Flown((yield Load(load)), led=True)
         else:
             told = announcement if token is not None else None
             flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched, told)
-        if flown.alone:
-            flown = Flown((yield Load(load)), led=True)
+            if flown.alone:
+                flown = Flown((yield Load(load)), led=True)
         landed, watched = flown.landed, flown.watched
         if landed is None or (landed.is_abandoned and not flown.led):
             continue
-        if flown.led and landed.elsewhere:
+        done = None if fresh is None else (yield from after_load(tool, view, call, landed, watch, token, led=flown.led))
+        done = done or _landed(tool, view, found, landed, watch, led=flown.led)
+        if done is not None:
+            return done
+        # It cannot be copied: a stream, a connection; everyone needs an own one.
+        landed = yield Load(lambda: load_line(tool, view, values, call, None))
+        _count_load(tool, view, found, landed)
+        return Answer(landed.value, landed.error), Report("miss", "unshareable", landed=landed)
+
+
+def _landed(
+    tool: ReadTool, view: View, found: Missing | Blocked | Down, landed: Landed, watch: Watch | None, *, led: bool
+) -> tuple[Answer, Report] | None:
+    """What a caller gets of a load, and what is counted; None for one who shares what cannot be copied."""
+    if led:
+        token = found.token if isinstance(found, Missing) else None
+        if landed.elsewhere:
             view.count(tool.resource, "coalesced")
             if watch is not None:
                 settle(watch, landed, token.stamp if token is not None else ())
-            return Answer(landed.value), _Report("coalesced", landed=landed)
-        if flown.led:
-            _count_load(tool, view, found, landed)
-            if watch is not None:
-                settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
-            why = None if not isinstance(found, Down) else "backend_error"
-            return Answer(landed.value, landed.error), _Report(_LOADED[found.why], why, landed=landed)
-        answer = shared(landed)
-        if answer is None:  # cannot be copied: a stream, a connection; everyone needs an own one
-            landed = yield Load(lambda: load_line(tool, view, values, call, None))
-            _count_load(tool, view, found, landed)
-            return Answer(landed.value, landed.error), _Report("miss", "unshareable", landed=landed)
-        view.count(tool.resource, "coalesced")
-        return answer, _Report("coalesced", landed=landed)
+            return Answer(landed.value, landed.error), Report("coalesced", landed=landed)
+        _count_load(tool, view, found, landed)
+        if watch is not None:
+            settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
+        why = None if not isinstance(found, Down) else "backend_error"
+        return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed=landed)
+    answer = shared(landed)
+    if answer is None:
+        return None
+    view.count(tool.resource, "coalesced")
+    return answer, Report("coalesced", landed=landed)
 
 
 def _supersede(tool: ReadTool, call: ReadCall) -> Line[None]:
@@ -227,6 +248,7 @@ def _hit(
     found: Found,
     watch: Watch | None,
     hot: dict[Any, Warm],
+    early: float = 0.0,
 ) -> Answer | None:
     """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
     near = found.near
@@ -251,7 +273,10 @@ def _hit(
             lane = watch.track.lane if watch is not None else None
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
-            keep_warm(hot, key, Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop))
+            warm = Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop)
+            if early:
+                warm.early = early
+            keep_warm(hot, key, warm)
     return Answer(value, hit=True)
 
 
@@ -264,19 +289,31 @@ def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tup
 
 def _uncached(
     tool: ReadTool, view: View, values: tuple[Any, ...], why: Bypass, watch: Watch | None
-) -> Line[tuple[Answer, _Report]]:
+) -> Line[tuple[Answer, Report]]:
     """Run live, share nothing, keep nothing; count the reason, and say it once where it can be mended."""
     view.count(tool.resource, "bypasses", reason=why.reason)
     if why.warn:
         settings.notices.once(
             (tool.identity, why.reason), "%s runs uncached (%s): %s", tool.name, why.reason, why.detail
         )
-    landed = yield Load(lambda: load_line(tool, view, values, None, None))
+    fresh = tool.policy.freshness
+    if fresh is not None and fresh.hard_timeout is not None:
+        landed = yield from _alone_within(tool, view, values, fresh.hard_timeout)
+    else:
+        landed = yield Load(lambda: load_line(tool, view, values, None, None))
     if landed.error is not None:
         view.count(tool.resource, "load_failures")
     if watch is not None:
         settle(watch, landed, (_WRITES, watch.state.writes))
-    return Answer(landed.value, landed.error), _Report("bypass", why.reason, landed=landed)
+    return Answer(landed.value, landed.error), Report("bypass", why.reason, landed=landed)
+
+
+def _alone_within(tool: ReadTool, view: View, values: tuple[Any, ...], seconds: float) -> Line[Landed]:
+    """Where nothing is shared or kept the limit holds all the same; a coroutine is cancelled then, a thread goes on."""
+    board = Board(object(), None, FLIGHTS.arrival(), lambda: load_line(tool, view, values, None, None))
+    boarded = yield board
+    landed, _ = yield WaitOn(boarded, seconds, lasting=False)
+    return landed if landed is not None else Landed(error=timed_out(tool, view))
 
 
 def _count_load(tool: ReadTool, view: View, found: object, landed: Landed) -> None:
@@ -291,7 +328,7 @@ def _count_load(tool: ReadTool, view: View, found: object, landed: Landed) -> No
         view.count(tool.resource, "load_failures")
 
 
-def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: _Report, waited: float) -> None:
+def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: Report, waited: float) -> None:
     landed = report.landed
     event = CallEvent(
         tool=tool.name,
@@ -304,6 +341,6 @@ def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: _Report, 
         tags=tuple(spell(tag) for tag in call.tags) if isinstance(call, ReadCall) else (),
         stored=landed is not None and landed.kept,
         refused=landed.refused if landed is not None else None,
-        failed=landed is not None and landed.error is not None,
+        failed=report.failed or (landed is not None and landed.error is not None),
     )
     settings.notices.emit(view, tool.resource, event)
