@@ -16,11 +16,12 @@ import fnmatch
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry, StoredEntry
+from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, StoredEntry
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
@@ -735,6 +736,27 @@ class MemoryStore(MovableBlocking):
             where=entry,
         )
 
+    def check(self, *, repair: bool) -> list[Finding]:
+        """Whether bounds and sums hold. Repair: begin empty."""
+        with self._lock:
+            wrong = [text for text, holds in self._sums() if not holds]
+            if wrong and repair:
+                self._start_empty()
+        if wrong:
+            return [Finding("error", "sums", "; ".join(wrong), "integrity_check(repair=True) empties it; report it")]
+        return [Finding("ok", "sums", "entries, bytes and bounds add up")]
+
+    def _sums(self) -> Iterator[tuple[str, bool]]:
+        entries = list(self._entries.values())
+        yield "an entry that is gone is still there", not any(entry.dead for entry in entries)
+        yield "an entry stands under another's key", all(held.key == key for key, held in self._entries.items())
+        yield "the bytes are counted wrongly", self._bytes == sum(entry.size for entry in entries)
+        yield "the eviction's order holds other entries", self._ring.live == len(entries)
+        yield "there are more entries than max_size", self.max_size is None or len(entries) <= self.max_size
+        yield "there are more bytes than max_bytes", self.max_bytes is None or self._bytes <= self.max_bytes
+        chained = Counter(entry.chain for entry in entries if entry.chain)
+        yield "a chain's entries are counted wrongly", chained == {c: len(m.living()) for c, m in self._chains.items()}
+
     def remove(self, entry: StoredEntry) -> bool:
         """Take one entry that was scanned out, if it is still the one that stands there."""
         with self._lock:
@@ -924,6 +946,9 @@ class MemoryBackend(Movable):
             for entry in self._store.stored(keys[at : at + _SCANNED], payloads=payloads):
                 yield entry
             await asyncio.sleep(0)
+
+    async def check_store(self, *, repair: bool) -> list[Finding]:
+        return self._store.check(repair=repair)
 
     async def remove(self, entry: StoredEntry) -> bool:
         return self._store.remove(entry)

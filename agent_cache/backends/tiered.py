@@ -454,6 +454,11 @@ class TieredBackend(Movable):
         found: AsyncIterator[StoredEntry] = self.far.scan(payloads=payloads)
         return found
 
+    async def check_store(self, *, repair: bool) -> list[Finding]:
+        """All tiers'."""
+        found: list[Finding] = await self.far.check_store(repair=repair) + self._store.check(repair=repair)
+        return found + (await self.keep.check_store(repair=repair) if self.keep is not None else [])
+
     async def remove(self, entry: StoredEntry) -> bool:
         """Take it out of the far tier, and the copy that is near here."""
         gone = bool(await self.far.remove(entry))

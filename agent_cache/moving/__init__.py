@@ -1,13 +1,23 @@
 """Moving what is stored, and checking it: files, their format, and the doors that every backend has.
 
 One implementation for all backends, over what :class:`~agent_cache.backends.base.Scanning` and the protocol of fills give.
-``format`` is bytes and records, ``files`` is threads and disks, ``leaving`` and ``arriving`` decide what is moved,
+``format`` is bytes and records, ``files`` is threads and disks, ``leaving`` and ``arriving`` decide what is moved, ``checking`` looks whether it is sound,
 ``doors`` are the methods. How a backend stores anything is not known here.
 """
 
 from agent_cache.moving.arriving import import_
+from agent_cache.moving.checking import integrity_check
 from agent_cache.moving.doors import Movable, MovableBlocking, MovableFace
 from agent_cache.moving.leaving import export
-from agent_cache.moving.reports import MoveReport
+from agent_cache.moving.reports import IntegrityReport, MoveReport
 
-__all__ = ["Movable", "MovableBlocking", "MovableFace", "MoveReport", "export", "import_"]
+__all__ = [
+    "IntegrityReport",
+    "Movable",
+    "MovableBlocking",
+    "MovableFace",
+    "MoveReport",
+    "export",
+    "import_",
+    "integrity_check",
+]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, cast
 
-from agent_cache.backends.base import Scanning, StoredEntry
+from agent_cache.backends.base import Finding, Scanning, StoredEntry
 from agent_cache.backends.portal import PORTAL, BlockingFace
 from agent_cache.moving.arriving import import_
+from agent_cache.moving.checking import integrity_check
 from agent_cache.moving.leaving import export
-from agent_cache.moving.reports import MoveReport
+from agent_cache.moving.reports import IntegrityReport, MoveReport
 
 __all__ = ["Movable", "MovableBlocking", "MovableFace"]
 
@@ -84,6 +85,21 @@ class Movable:
         how: dict[str, Any] = {"namespaces": namespaces, "max_age": max_age, "frozen": frozen}
         return await import_(self, file, replace=replace, secret=secret, **how)
 
+    async def check_store(self, *, repair: bool) -> list[Finding]:
+        """What only this kind of store can be wrong about."""
+        return []
+
+    async def integrity_check(self, repair: bool = False) -> IntegrityReport:
+        """Read everything that is stored and see whether it is sound; changes nothing unless it is told to.
+
+        Args:
+            repair: take out what is broken. Nothing is lost by it: what is broken is not served either.
+
+        Raises:
+            BackendError: the store is away.
+        """
+        return await integrity_check(self, repair=repair)
+
 
 class MovableBlocking:
     """The same for code without an event loop."""
@@ -119,6 +135,10 @@ class MovableBlocking:
         """See :meth:`Movable.import_`."""
         how: dict[str, Any] = {"namespaces": namespaces, "max_age": max_age, "frozen": frozen}
         return PORTAL.run(self._twin().import_(file, replace=replace, secret=secret, **how))
+
+    def integrity_check(self, repair: bool = False) -> IntegrityReport:
+        """See :meth:`Movable.integrity_check`."""
+        return PORTAL.run(self._twin().integrity_check(repair))
 
 
 class MovableFace(BlockingFace, MovableBlocking):

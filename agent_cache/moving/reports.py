@@ -1,11 +1,13 @@
-"""What became of a move, for people."""
+"""What became of a move, and of a check, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["MoveReport"]
+from agent_cache.backends.base import Finding
+
+__all__ = ["IntegrityReport", "MoveReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +28,31 @@ class MoveReport:
     values: int
     bytes: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityReport:
+    """What :meth:`~agent_cache.moving.Movable.integrity_check` found.
+
+    Attributes:
+        checked: entries looked at, tools' and key-value ones.
+        outdated: those of them that a write has dropped or that have expired, and that are still there: not wrong, never
+            served, gone with time.
+        broken: how many cannot be read, by what is wrong with them. They are misses.
+        removed: how many of those were taken out (``repair=True``).
+        findings: about the store itself.
+    """
+
+    checked: int
+    outdated: int
+    broken: Mapping[str, int]
+    removed: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; after a repair: whether nothing was."""
+        return not self.broken and all(finding.level == "ok" for finding in self.findings)
+
+    def __bool__(self) -> bool:
+        return self.ok

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, StoredEntry, Taken, Token, Window
-from agent_cache.backends.disk import scanning
+from agent_cache.backends.disk import integrity, scanning
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
@@ -266,6 +266,15 @@ class DiskBackend(Movable):
                 yield entry
             after = page[-1].where[0]
             await asyncio.sleep(0)
+
+    async def check_store(self, *, repair: bool) -> list[Finding]:
+        await self.flush()
+        await self.connect()
+        findings = await asyncio.to_thread(self._store._retrying, partial(integrity.sound, self._store))
+        job = integrity.mend_job(self._store, findings) if repair else None
+        if job is not None:
+            await self._run(job)
+        return list(findings)
 
     async def remove(self, entry: StoredEntry) -> bool:
         return bool(await self._run(scanning.remove_job(entry)))

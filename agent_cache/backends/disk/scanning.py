@@ -20,9 +20,17 @@ __all__ = ["last", "page", "remove_job"]
 _SEAL = 16
 _PAGE, _PAGE_OF_PAYLOADS = 200, 20
 _LARGEST = 64 * 1024 * 1024
+
+
+def _blob(name: str) -> str:
+    """A column as it should be; NULL for a text, which may be none."""
+    return f"CASE WHEN typeof({name})='blob' THEN {name} END"
+
+
+_FITS = f"typeof(payload)='blob' AND length(payload) <= {_LARGEST}"
 _COLUMNS = (
-    "number, key, size, stamp, boot, created, deadline, shift, load_seconds, grace, seal, label, "
-    f"typeof(payload)='blob' AND length(payload) <= {_LARGEST}"
+    f"number, {_blob('key')}, size, {_blob('stamp')}, {_blob('boot')}, created, deadline, shift, load_seconds, grace, "
+    f"{_blob('seal')}, {_blob('label')}, {_FITS}"
 )
 
 
@@ -33,7 +41,7 @@ def last(store: EntryStore) -> int:
 
 def page(store: EntryStore, after: int, until: int, payloads: bool) -> list[StoredEntry]:
     """The next entries beyond the one numbered ``after``; none: that was all. Raises NotReady, BackendError."""
-    payload = f"CASE WHEN length(payload) <= {_LARGEST} THEN payload END" if payloads else "NULL"
+    payload = f"CASE WHEN {_FITS} THEN payload END" if payloads else "NULL"
     sql = f"SELECT {_COLUMNS}, {payload} FROM entries WHERE number > ? AND number <= ? ORDER BY number LIMIT ?"  # noqa: S608
     rows = store._select(sql, (after, until, _PAGE_OF_PAYLOADS if payloads else _PAGE))
     if rows:
@@ -53,6 +61,8 @@ def _described(store: EntryStore, row: Sequence[Any]) -> StoredEntry:
 
 def _sound(store: EntryStore, row: Sequence[Any]) -> StoredEntry:
     number, key, size, stamp, boot, created, deadline, shift, load_seconds, grace, _, raw, fits, payload = row
+    if key is None or stamp is None or boot is None:
+        raise TypeError
     where = number, key
     now = store.clock() if boot == store._boot else store.wall() - shift
     left = None if deadline is None else max(0.0, deadline - now)
@@ -126,6 +136,9 @@ def remove_job(entry: StoredEntry) -> Job:
     """Take one entry out, if it is still the one that stands there."""
 
     def work(db: sqlite3.Connection) -> bool:
-        return db.execute("DELETE FROM entries WHERE number=? AND key=?", entry.where).rowcount > 0
+        return (
+            db.execute("DELETE FROM entries WHERE number=? AND (key=? OR typeof(key)<>'blob')", entry.where).rowcount
+            > 0
+        )
 
     return Job(work)

@@ -360,19 +360,27 @@ class EntryStore(Reading):
     def open_file(self) -> Identity:
         which = files.prepare(self.path, self._names)
         if which != self._ready:
-            handle = files.connect(self.path, which, writer=True)
             try:
-                handle.db.execute("PRAGMA synchronous=FULL")
-                marked = handle.db.execute("SELECT 1 FROM tags WHERE markers IS NOT NULL LIMIT 1").fetchone()
-                if marked:
-                    handle.db.execute("BEGIN IMMEDIATE")
-                    tagrows.forget_other_boots(handle.db, self._boot_text, self._next_tick())
-                    handle.db.execute("COMMIT")
-            finally:
-                handle.close()
+                self._look_at_markers(which)
+            except (ValueError, TypeError, LookupError) as error:
+                files.set_aside(self.path, which, f"a write's marker cannot be read: {type(error).__name__}")
+                which = files.prepare(self.path, self._names)
         if which != self._ready:
             self._be_ready(which)
         return which
+
+    def _look_at_markers(self, which: Identity) -> None:
+        """Those of another boot end now. Raises ValueError, TypeError or LookupError for what is no marker."""
+        handle = files.connect(self.path, which, writer=True)
+        try:
+            handle.db.execute("PRAGMA synchronous=FULL")
+            marked = handle.db.execute("SELECT 1 FROM tags WHERE markers IS NOT NULL LIMIT 1").fetchone()
+            if marked:
+                handle.db.execute("BEGIN IMMEDIATE")
+                tagrows.forget_other_boots(handle.db, self._boot_text, self._next_tick())
+                handle.db.execute("COMMIT")
+        finally:
+            handle.close()
 
     def _be_ready(self, which: Identity) -> None:
         """On the writer thread: from now on readers may open it."""

@@ -22,7 +22,7 @@ from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.portal import PORTAL
-from agent_cache.backends.redis import scanning, scripts
+from agent_cache.backends.redis import integrity, scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.doctor import diagnose
@@ -656,6 +656,9 @@ class RedisBackend(KeyValueSurface, Movable):
         """See :class:`~agent_cache.backends.base.Scanning`."""
         async for entry in scanning.scan(self, payloads=payloads):
             yield entry
+
+    async def check_store(self, *, repair: bool) -> list[Finding]:
+        return await integrity.check(self, repair=repair)
 
     async def remove(self, entry: StoredEntry) -> bool:
         return bool(await self._unlink([entry.where]))
