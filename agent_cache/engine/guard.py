@@ -211,7 +211,7 @@ def enter(
         at_once = place.at_once or (batch is not None and track is not None and track.tick == tick)
         if track is None:
             track = detector.track(
-                place.key, tool, lambda: (shown(arguments), _kinship(arguments)), rule, twin=place.key is not same
+                place.key, tool, lambda: (shown(arguments), kinship(arguments)), rule, twin=place.key is not same
             )
         elif not at_once:
             detector.touch(track)
@@ -385,7 +385,7 @@ def _named(arguments: object) -> Mapping[str, Any]:
     return {} if arguments is None else {"arguments": arguments}
 
 
-def _kinship(arguments: Mapping[str, Any]) -> Hashable:
+def kinship(arguments: Mapping[str, Any]) -> Hashable:
     """Equal for calls that differ only in the order, case or spacing of a text's words; None where there is no such text."""
     found: list[str] = []
     akin = _spread(arguments, found)
@@ -470,4 +470,16 @@ def _text(value: Any, *, quoted: bool = False) -> str:
         return f"<{type(value).__name__}: repr raised {type(error).__name__}>"
 
 
-__all__ += ["call_key", "failure", "key_of", "lane", "outcome_of", "overruled", "react", "returned", "served", "shown"]
+__all__ += [
+    "call_key",
+    "failure",
+    "key_of",
+    "kinship",
+    "lane",
+    "outcome_of",
+    "overruled",
+    "react",
+    "returned",
+    "served",
+    "shown",
+]
