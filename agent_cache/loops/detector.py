@@ -285,6 +285,13 @@ class LoopDetector:
             track.retire()
         self._start()
 
+    def close(self) -> None:
+        """It is asked nothing any more: leaves nothing to the collector of cycles, for those who keep many in a row."""
+        series: Iterable[Series] = (*self._tracks.values(), *self._kins.values())
+        for each in (*series, *self._tools.values()):
+            each.seen.clear()
+        self._start()
+
     # -- what it means ---------------------------------------------------------------------------------------------------
 
     def verdict(self, track: CallTrack, outcome: Outcome | None = None) -> Finding | None:

@@ -87,6 +87,7 @@ class LoopWatch:
 
     def _close(self, name: str, watched: _Watched) -> None:
         event = watched.found
+        watched.detector.close()
         if event is None:
             return
         self._report.loop_count += 1

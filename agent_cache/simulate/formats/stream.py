@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from agent_cache.simulate.traffic import TraceError
 
@@ -57,7 +57,7 @@ def json_values(path: Path, progress: Progress | None = None) -> Iterator[tuple[
     with raw:
         counted: IO[bytes] = io.BufferedReader(_Counted(raw, progress), _CHUNK)
         packed = counted.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-        stream: IO[bytes] = gzip.GzipFile(fileobj=counted) if packed else counted
+        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=counted) if packed else counted)
         try:
             yield from _values(io.TextIOWrapper(stream, "utf-8-sig"), path)
         except (OSError, EOFError, UnicodeDecodeError) as error:
