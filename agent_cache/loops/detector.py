@@ -288,8 +288,10 @@ class LoopDetector:
     def close(self) -> None:
         """It is asked nothing any more: leaves nothing to the collector of cycles, for those who keep many in a row."""
         series: Iterable[Series] = (*self._tracks.values(), *self._kins.values())
-        for each in (*series, *self._tools.values()):
+        for each in series:
             each.seen.clear()
+        for memory in self._tools.values():
+            memory.seen.clear()
         self._start()
 
     # -- what it means ---------------------------------------------------------------------------------------------------
