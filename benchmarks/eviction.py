@@ -1,10 +1,14 @@
 """Which eviction policy finds most: hit ratios on made and recorded traces, beside what could be had.
 
     python benchmarks/eviction.py [--quick] [--cost] [--json FILE]
+    python benchmarks/eviction.py --weighed [--quick] [--json FILE]
 
 Ours (`agent_cache.backends.eviction`) run as a backend runs them: a hit sets a flag and nothing more. The others are
 plain models of the published policies, which see every hit. `optimum` is Belady's, which knows the future and may
 decline to store. `ours / best` is the adaptive policy over the best of all others on that very trace.
+
+`--weighed` is about loads that differ in time: which share of the seconds of loading is saved, by the policies that
+weigh it and by those that do not, where entries are bounded and where bytes are.
 
 Made traces are seeded, and as long as their capacity asks for; each row is the mean over the seeds. Exit code: 0.
 """
@@ -27,7 +31,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent_cache.backends.eviction import Adaptive, Clock, EvictionPolicy, S3Fifo
+from agent_cache.backends.eviction import Adaptive, Clock, CostAware, EvictionPolicy, S3Fifo, eviction_policy
 
 DATA = Path(__file__).resolve().parent / "data"
 RECORDED = ("tau1_airline_gpt4o", "tau2_airline_whissle")
@@ -568,16 +572,172 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+# ------------------------------------------------------------------ loads that differ
+
+
+class WeighedEntry(Entry):
+    __slots__ = ("cost", "load_seconds", "size")
+
+    def __init__(self, key: Hashable, load_seconds: float, size: int) -> None:
+        super().__init__(key)
+        self.load_seconds = load_seconds
+        self.cost = 0.0
+        self.size = size
+
+
+TOOLS = ((0.5, 0.005), (0.3, 0.05), (0.15, 0.4), (0.05, 3.0))
+"""Shares of the keys and median seconds of a load: a table, a service, a search, a model."""
+
+
+def weights_of(key: int, *, equal: bool) -> tuple[float, int]:
+    """Seconds and bytes of a key, the same in every run. Neither has to do with how often it is asked for."""
+    rng = random.Random(f"weights {key}")
+    at, kind = rng.random(), 0
+    while kind < len(TOOLS) - 1 and at >= TOOLS[kind][0]:
+        at -= TOOLS[kind][0]
+        kind += 1
+    took = TOOLS[kind][1] * rng.lognormvariate(0, 0.5)
+    return (1.0 if equal else took), int(min(200_000, 2_000 * rng.lognormvariate(0, 1))) + 400
+
+
+class Bounded:
+    """A cache bounded in entries or in bytes, that counts the seconds it saved."""
+
+    def __init__(self, policy: EvictionPolicy[Any], most_bytes: int | None) -> None:
+        self.policy = policy
+        self.most_bytes = most_bytes
+        self.bytes = 0
+        self.entries: dict[int, WeighedEntry] = {}
+
+    def saved(self, trace: Sequence[int], weights: dict[int, tuple[float, int]]) -> float:
+        """The share of the seconds that all loads would take."""
+        saved = total = 0.0
+        for key in trace:
+            took, size = weights[key]
+            total += took
+            entry = self.entries.get(key)
+            if entry is not None:
+                entry.visited = True
+                saved += took
+                continue
+            entry = self.entries[key] = WeighedEntry(key, took, size)
+            self.bytes += size
+            self.gone(self.policy.add(entry))
+            while self.most_bytes is not None and self.bytes > self.most_bytes:
+                self.gone(self.policy.evict())
+        return saved / total
+
+    def gone(self, victim: Any) -> None:
+        if victim is not None:
+            victim.dead = True
+            self.bytes -= victim.size
+            del self.entries[victim.key]
+
+
+class Gdsf:
+    """The published policy: every hit counts, and ranks anew at once."""
+
+    def __init__(self, limit: int | None, most_bytes: int | None) -> None:
+        self.limit, self.most_bytes = limit, most_bytes
+        self.floor, self.bytes, self.number = 0.0, 0, 0
+        self.held: dict[int, tuple[float, int, int]] = {}  # rank, number, uses
+        self.heap: list[tuple[float, int, int]] = []
+
+    def saved(self, trace: Sequence[int], weights: dict[int, tuple[float, int]]) -> float:
+        saved = total = 0.0
+        for key in trace:
+            took, size = weights[key]
+            total += took
+            uses = 0
+            if key in self.held:
+                saved += took
+                uses = self.held[key][2]
+            else:
+                self.bytes += size
+            self.number += 1
+            worth = took / size if self.most_bytes is not None else took
+            self.held[key] = (self.floor + (uses + 1) * worth, self.number, uses + 1)
+            heapq.heappush(self.heap, (self.held[key][0], self.number, key))
+            while (self.limit is not None and len(self.held) > self.limit) or (
+                self.most_bytes is not None and self.bytes > self.most_bytes
+            ):
+                rank, number, other = heapq.heappop(self.heap)
+                if other in self.held and self.held[other][1] == number:
+                    self.floor = rank
+                    self.bytes -= weights[other][1]
+                    del self.held[other]
+        return saved / total
+
+
+WEIGHED = (
+    "zipf 0.8",
+    "zipf 1.0",
+    "zipf 1.0 + 1/3 scans",
+    "loop + 30% zipf",
+    "shifting zipf",
+    "sessions",
+    "all in turn",
+)
+
+
+def measure_weighed(job: tuple[str, int, bool, bool, int]) -> dict[str, Any]:
+    name, capacity, short_of_bytes, equal, seeds = job
+    found: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        trace = scattered(MADE[name](random.Random(f"{name} {capacity} {seed}"), capacity, 150 * capacity))
+        weights = {key: weights_of(key, equal=equal) for key in set(trace)}
+        mean = sum(size for _, size in weights.values()) // len(weights)
+        limit, most = (None, capacity * mean) if short_of_bytes else (capacity, None)
+        for policy in ("clock", OURS, "cost"):
+            made = eviction_policy(policy, limit, bytes_are_short=short_of_bytes)
+            found.setdefault(policy, []).append(Bounded(made, most).saved(trace, weights))
+        found.setdefault("GDSF", []).append(Gdsf(limit, most).saved(trace, weights))
+    shares = {policy: statistics.mean(values) for policy, values in found.items()}
+    return {"trace": name, "capacity": capacity, "bytes": short_of_bytes, "equal": equal, "saved": shares}
+
+
+def weighed_rows(quick: bool, workers: int) -> list[dict[str, Any]]:
+    capacities, seeds = ((128,), 1) if quick else ((128, 1_000), 3)
+    jobs = [
+        (name, capacity, short_of_bytes, equal, seeds if capacity < 1_000 else 1)
+        for equal in (False, True)
+        for short_of_bytes in (False, True)
+        for capacity in capacities
+        for name in WEIGHED
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(measure_weighed, jobs))
+
+
+def weighed_table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| loads | bounded | trace | capacity | clock | adaptive | cost | GDSF | cost / adaptive |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = row["saved"]
+        cells = [f"{shares[name]:.3f}".lstrip("0") for name in ("clock", OURS, "cost", "GDSF")]
+        about = ("equal" if row["equal"] else "differ", "bytes" if row["bytes"] else "entries", row["trace"])
+        ratio = f"{shares['cost'] / shares[OURS]:.2f}"
+        lines.append("| " + " | ".join([*about, str(row["capacity"]), *cells, ratio]) + " |")
+    return "\n".join(lines)
+
+
 def costs(entries: int = 10_000, rounds: int = 5) -> str:
     """CPU of taking in one entry and evicting another, in a full cache where half of the entries are in use."""
     lines = ["| policy | ns per add and evict | x CLOCK |", "|---|---|---|"]
-    policies: dict[str, Callable[[int], EvictionPolicy[Any]]] = {"CLOCK": Clock, "s3fifo": S3Fifo, OURS: Adaptive}
+    policies: dict[str, Callable[[int], EvictionPolicy[Any]]] = {
+        "CLOCK": Clock,
+        "s3fifo": S3Fifo,
+        OURS: Adaptive,
+        "cost": CostAware,
+    }
     taken: dict[str, list[float]] = {name: [] for name in policies}
     for _ in range(rounds):
         for name, make in policies.items():
             rng = random.Random(1)
             policy = make(entries)
-            ready = [Entry(rng.getrandbits(60)) for _ in range(4 * entries)]
+            ready = [WeighedEntry(rng.getrandbits(60), rng.random(), 1_000) for _ in range(4 * entries)]
             for entry in ready[:entries]:
                 policy.add(entry)
             for entry in ready[: 3 * entries : 2]:
@@ -596,9 +756,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one capacity, one seed")
     parser.add_argument("--cost", action="store_true", help="CPU of an insertion too")
+    parser.add_argument("--weighed", action="store_true", help="seconds saved where loads differ, in place of all that")
     parser.add_argument("--json", metavar="FILE", help="keep the figures")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
+    if options.weighed:
+        weighed = weighed_rows(options.quick, options.workers)
+        print(weighed_table(weighed))
+        if options.json:
+            Path(options.json).write_text(json.dumps({"weighed": weighed}, indent=1) + "\n", "utf-8")
+        return 0
     rows = list(all_rows(options.quick, options.workers))
     print(table(rows))
     print()

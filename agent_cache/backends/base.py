@@ -188,6 +188,8 @@ class NewEntry:
     namespace: str = field(default="", kw_only=True)
     """The application's, as it was configured: whose quota it counts towards. It is part of the key already."""
     grace: float = field(default=0.0, kw_only=True)
+    cost: float = field(default=0.0, kw_only=True)
+    """What the tool says that a load costs, beside the time it takes."""
     digest: bytes | None = field(default=None, kw_only=True)
     """The call's, whoever makes it; the very key where that is it."""
     age: float = field(default=0.0, kw_only=True)

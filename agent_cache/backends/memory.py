@@ -110,6 +110,7 @@ class Entry:
     stored: Stored
     deadline: float
     share: Share | None = None  # of the class: only entries of stores with quotas have one, and a slot for it
+    cost: float = 0.0  # of the class, like share: only where somebody weighs it
     grace: float = 0.0  # seconds for which it is kept beyond its deadline; of the class, like share
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
@@ -150,13 +151,14 @@ class LastingEntry(Entry):
 
 
 class SharedEntry(LastingEntry):
-    """An entry of a store with quotas."""
+    """An entry of a store that looks at more than age: whose it is (quotas), or what it cost (eviction)."""
 
-    __slots__ = ("share",)
+    __slots__ = ("cost", "share")
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
         super().__init__(home, token, new, now)
         self.share = home._shares.get(new.namespace)
+        self.cost = new.cost
 
 
 Stamp = tuple[tuple[int, ...], tuple[TagRecord, ...], int]
@@ -244,8 +246,9 @@ class MemoryStore(MovableBlocking):
     ) -> None:
         self.eviction: EvictionChoice = eviction
         self.quotas = checked_quotas(quotas)
-        self._entry_type: type[Entry] = SharedEntry if self.quotas else Entry
-        self._lasting_type: type[Entry] = SharedEntry if self.quotas else LastingEntry
+        weighs = bool(self.quotas) or eviction == "cost" or not isinstance(eviction, str)
+        self._entry_type: type[Entry] = SharedEntry if weighs else Entry
+        self._lasting_type: type[Entry] = SharedEntry if weighs else LastingEntry
         self.max_size = checked_maxsize(max_size, "max_size")
         self.max_bytes = checked_maxsize(max_bytes, "max_bytes")
         limit = checked_entry_limit(max_entry_bytes)
@@ -271,7 +274,9 @@ class MemoryStore(MovableBlocking):
         self._snapshots: weakref.WeakValueDictionary[SharedTags, Snapshot] = weakref.WeakValueDictionary()
         self._settling: list[tuple[float, tuple[TagRecord, ...]]] = []
         self._entries: dict[bytes | str, Entry] = {}
-        self._ring: EvictionPolicy[Entry] = eviction_policy(self.eviction, self.max_size)
+        self._ring: EvictionPolicy[Entry] = eviction_policy(
+            self.eviction, self.max_size, bytes_are_short=self.max_bytes is not None
+        )
         self._groups: dict[str, EvictionPolicy[Entry]] = {}
         self._shares: dict[str, Share] = shares_of(self.quotas, self.eviction)
         self._chains: dict[Chain, Members] = {}
@@ -322,6 +327,7 @@ class MemoryStore(MovableBlocking):
             mine = cast(Token, token)
             if not self._accepts(mine, now):
                 return False
+            refuse_larger(entry.stored.size, self.max_entry_bytes)
             kind = self._lasting_type if entry.grace else self._entry_type
             if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
@@ -816,7 +822,8 @@ class MemoryBackend(Movable):
         write_lease: seconds for which a running write keeps others from storing what they load. After that
             they may, until the write ends: then all of it is dropped. None = for as long as it runs.
         eviction: which entry makes room: ``"adaptive"`` (the default; it holds against scans and loops and keeps what
-            sessions ask for again), ``"clock"``, ``"s3fifo"`` or a function that makes an
+            sessions ask for again), ``"clock"``, ``"s3fifo"``, ``"cost"`` (what took least time to load, and has the lowest ``cost=``, goes
+            first) or a function that makes an
             :class:`~agent_cache.backends.eviction.EvictionPolicy` from a limit. What is bound to a session uses CLOCK.
         quotas: by namespace (``configure(namespace=...)``; ``""`` is what has none) a :class:`~agent_cache.Quota`: what is
             over it makes room among its own.

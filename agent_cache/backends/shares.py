@@ -33,7 +33,9 @@ class Share:
         self.name = name
         self._quota = quota
         self._bytes = 0
-        self._ring: EvictionPolicy[_Entry] = eviction_policy(eviction, quota.entries)
+        self._ring: EvictionPolicy[_Entry] = eviction_policy(
+            eviction, quota.entries, bytes_are_short=quota.bytes is not None
+        )
 
     def fits(self, size: int) -> bool:
         """Whether there would be room for it if it were alone."""

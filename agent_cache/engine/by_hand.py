@@ -17,6 +17,7 @@ from agent_cache.engine.reads import _ask as ask
 from agent_cache.engine.reads import _hit as hit
 from agent_cache.engine.taped import taped_invalidation
 from agent_cache.engine.tools import ReadTool
+from agent_cache.errors import UnstorableResultError
 from agent_cache.model import Explanation, InvalidationEvent
 from agent_cache.tags import Tag, call_path, spell, write_tags
 
@@ -77,7 +78,11 @@ def put_line(tool: ReadTool, view: View, call: ReadCall, tags: tuple[Tag, ...], 
     found: Lookup | Down = yield Ask(call, tool.codec, token_only=True)
     if isinstance(found, Missing):
         found = yield Fill(call.backend, found.token, entry_by_hand(tool, call, stored))
-    if isinstance(found, Down):
+    if isinstance(found, Down) and isinstance(found.error, UnstorableResultError):
+        view.count(tool.resource, "unstorable", reason=found.error.reason)
+        text = "%s: what was set is not stored (%s)"
+        settings.notices.once((tool.identity, "by hand", found.error.reason), text, tool.name, found.error)
+    elif isinstance(found, Down):
         backend_failed(view, tool.resource, call.backend, found)
 
 

@@ -200,6 +200,7 @@ def _fill(
         call.chain,
         lead,
         namespace=namespace,
+        cost=tool.policy.cost,
         digest=call.digest,
         grace=grace,
     )

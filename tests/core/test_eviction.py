@@ -212,7 +212,7 @@ def test_a_policy_is_chosen_by_name_or_made_by_the_caller() -> None:
     assert type(eviction_policy("clock", None)) is Clock
     assert type(eviction_policy("s3fifo", 5)) is S3Fifo
     assert eviction_policy(Clock, 5).limit == 5
-    with pytest.raises(ConfigurationError, match="adaptive, clock, s3fifo"):
+    with pytest.raises(ConfigurationError, match="adaptive, clock, cost, s3fifo"):
         eviction_policy("lru", 5)
 
 

@@ -13,30 +13,45 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from agent_cache.backends.eviction.clock import Clock
+from agent_cache.backends.eviction.costs import CostAware, by_bytes
 from agent_cache.backends.eviction.interface import Evictable, EvictionPolicy
 from agent_cache.backends.eviction.queues import Adaptive, S3Fifo
 from agent_cache.errors import ConfigurationError
 
-__all__ = ["Adaptive", "Clock", "Evictable", "EvictionChoice", "EvictionPolicy", "S3Fifo", "eviction_policy"]
+__all__ = [
+    "Adaptive",
+    "Clock",
+    "CostAware",
+    "Evictable",
+    "EvictionChoice",
+    "EvictionPolicy",
+    "S3Fifo",
+    "eviction_policy",
+]
 
 EvictionChoice: TypeAlias = str | Callable[[int | None], EvictionPolicy[Any]]
-"""``"adaptive"``, ``"clock"``, ``"s3fifo"``, or what makes a policy out of a limit."""
+"""``"adaptive"``, ``"clock"``, ``"cost"``, ``"s3fifo"``, or what makes a policy out of a limit."""
 
 _POLICIES: dict[str, Callable[[int | None], EvictionPolicy[Any]]] = {
     "adaptive": Adaptive,
     "clock": Clock,
+    "cost": CostAware,
     "s3fifo": S3Fifo,
 }
 
 
-def eviction_policy(choice: EvictionChoice, limit: int | None) -> EvictionPolicy[Any]:
+def eviction_policy(choice: EvictionChoice, limit: int | None, *, bytes_are_short: bool = False) -> EvictionPolicy[Any]:
     """A policy of its own for up to ``limit`` entries; ``None`` = it evicts only when asked to.
+
+    ``bytes_are_short``: it will be asked to for the sake of bytes.
 
     Raises:
         ConfigurationError: no policy of this name.
     """
     if not isinstance(choice, str):
         return choice(limit)
+    if choice == "cost" and bytes_are_short:
+        return CostAware(limit, by_bytes)
     make = _POLICIES.get(choice)
     if make is None:
         known = ", ".join(sorted(_POLICIES))
