@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent_cache.backends.memory import MemoryBackend
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.bounds import Quota
+from agent_cache.cassette import find_narrow_writes
 from agent_cache.config import configure
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.errors import (
@@ -93,6 +94,7 @@ __all__ = [
     "Validator",
     "__version__",
     "configure",
+    "find_narrow_writes",
     "get_metrics",
     "no_cache",
     "refresh",

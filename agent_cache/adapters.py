@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from agent_cache.backends.base import Backend
+from agent_cache.cassette import replayable
 from agent_cache.clock import nonce
 from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
@@ -49,7 +50,9 @@ __all__ = [
     "function_identity",
     "in_session",
     "is_decorated",
+    "is_taping",
     "prefixed",
+    "replayable",
     "taken_hints",
 ]
 
@@ -383,6 +386,11 @@ def _blocking_function() -> Any:
 def in_session() -> bool:
     """Whether the caller is inside an :class:`~agent_cache.AgentCacheSession`."""
     return current_view().session is not None
+
+
+def is_taping() -> bool:
+    """Whether the calls of the caller are recorded or replayed: then none may go past :class:`AdaptedTool`."""
+    return current_view().tape is not None
 
 
 def taken_hints(*tools: str) -> tuple[LoopEvent, ...]:

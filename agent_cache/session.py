@@ -180,6 +180,11 @@ class AgentCacheSession:
             state.hints.clear()
         return hints
 
+    @property
+    def was_entered(self) -> bool:
+        """Whether its block has been entered, now or before."""
+        return self._view is not None
+
     def unplayed(self) -> tuple[str, ...]:
         """The recorded calls, as text, that the replaying run has not made: in its block, and after it."""
         return self._tape.unplayed() if self._tape is not None else ()

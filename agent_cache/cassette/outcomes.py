@@ -13,14 +13,14 @@ import builtins
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.codecs.tree import json_text
 from agent_cache.errors import NoEffect, ReplayedToolError, UnstorableResultError
 
-__all__ = ["ErrorClasses", "error_data", "error_from", "error_name", "result_data", "result_from"]
+__all__ = ["ErrorClasses", "error_data", "error_from", "error_name", "replayable", "result_data", "result_from"]
 
 MAX_RESULT = 16 * 1024 * 1024  # bytes; a larger result is not kept
 _MAX_TEXT = 10_000
@@ -39,6 +39,20 @@ _BUILTIN: dict[str, type[Exception]] = {
     and cls.__name__ == name
     and not issubclass(cls, ExceptionGroup)
 }
+
+
+_OF_ADAPTERS: dict[str, type[Exception]] = {}
+E = TypeVar("E", bound=type[Exception])
+
+
+def replayable(cls: E) -> E:
+    """An adapter's own or its framework's class of errors that every replay may make again.
+
+    Where arguments and attributes have no form, ``__agent_cache_state__()`` gives what is kept (plain data) and the class
+    method ``__agent_cache_made__(state)`` makes one of it.
+    """
+    _OF_ADAPTERS[error_name(cls)] = cls
+    return cls
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
@@ -104,25 +118,30 @@ def error_data(error: Exception) -> dict[str, Any]:
     if isinstance(error, ReplayedToolError):  # recorded while another cassette was replayed
         return {"type": error.type_name, "text": error.text}
     data: dict[str, Any] = {"type": error_name(type(error)), "text": text.encode("utf-8", "replace").decode()}
-    arguments = error.args
+    if hasattr(type(error), "__agent_cache_made__"):
+        state: Any = error
+        return data | _formed("state", state.__agent_cache_state__())
+    arguments: tuple[Any, ...] = error.args
     if isinstance(error, OSError) and error.errno is not None:
         arguments = (error.errno, error.strerror, *(() if error.filename is None else (error.filename,)))
-    try:
-        data["args"] = result_data(tuple(arguments), _ANYTHING)
-    except UnstorableResultError:
-        return data
-    if type(error).__module__ != "builtins" and vars(error):
-        try:
-            data["state"] = result_data(dict(vars(error)), _ANYTHING)
-        except UnstorableResultError:
-            pass
+    data |= _formed("args", tuple(arguments))
+    if "args" in data and type(error).__module__ != "builtins" and vars(error):
+        data |= _formed("state", dict(vars(error)))
     return data
+
+
+def _formed(name: str, value: Any) -> dict[str, Any]:
+    """A part of an error, if it has a form."""
+    try:
+        return {name: result_data(value, _ANYTHING)}
+    except UnstorableResultError:
+        return {}
 
 
 def error_from(data: Mapping[str, Any], classes: ErrorClasses) -> Exception:
     """The error again: of its own class where that is builtin, :class:`NoEffect`, or among ``classes``."""
     name, text = str(data.get("type")), str(data.get("text"))
-    given = classes.get(name)
+    given = classes.get(name) or _OF_ADAPTERS.get(name)
     made: Exception | None = None
     if given is not None:
         made = _of_class(given, data)
@@ -143,7 +162,11 @@ def _of_builtin(cls: type[Exception], data: Mapping[str, Any]) -> Exception | No
 
 def _of_class(cls: type[Exception], data: Mapping[str, Any]) -> Exception | None:
     """As copying does it: the arguments and the state, without running the class's own code."""
+    known: Any = cls
     try:
+        if hasattr(cls, "__agent_cache_made__"):
+            again: Exception = known.__agent_cache_made__(result_from(data["state"], _ANYTHING).fresh())
+            return again
         arguments = _arguments(data)
         made = cls.__new__(cls, *arguments)
         made.args = arguments

@@ -14,19 +14,29 @@ from typing import Any, Literal
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
-from agent_cache.adapters import OneCallOnly
+from agent_cache.adapters import OneCallOnly, replayable
 
 __all__ = ["FailedResult", "ReplayTool", "answer_of", "replay"]
 
 HIT = {"agent_cache_hit": True}
 
 
+@replayable
 class FailedResult(Exception):  # noqa: N818 - never seen by anybody but us
     """An error that came as a message: raised past the cache, so that it is not kept, and those who waited get it too."""
 
     def __init__(self, message: ToolMessage) -> None:
         self.message = message
         super().__init__(message.text)
+
+    def __agent_cache_state__(self) -> dict[str, Any]:
+        """What a recording keeps: the content. An artifact may be anything, and the ids belong to one call."""
+        return {"content": self.message.content, "name": self.message.name}
+
+    @classmethod
+    def __agent_cache_made__(cls, state: Mapping[str, Any]) -> FailedResult:
+        """It again, from what was kept."""
+        return cls(ToolMessage(content=state["content"], name=state["name"], tool_call_id="", status="error"))
 
 
 def answer_of(result: Any, name: str, call_id: str | None, *, told_id: bool) -> Any:

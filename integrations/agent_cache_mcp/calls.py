@@ -15,7 +15,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent_cache.adapters import AdaptedTool, OneCallOnly, Policies, ToolPolicy, adapted
+from agent_cache.adapters import AdaptedTool, OneCallOnly, Policies, ToolPolicy, adapted, is_taping, replayable
 from agent_cache.backends.base import Backend
 from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
@@ -25,6 +25,7 @@ from agent_cache_mcp.results import RequestMeta, Wire, failed, keepable, request
 __all__ = ["Answered", "Asker", "Followed", "Run", "ServerCache"]
 
 Run = Callable[[], Awaitable["Wire | OneCallOnly"]]
+_OTHER = ToolPolicy(kind="other")
 PolicyMapping = Policies | Mapping[str, ToolPolicy | Mapping[str, Any]]
 _ASKER = "agent_cache_asker"  # the argument that stands for who asks and what else the answer may depend on
 _log = logging.getLogger("agent_cache.mcp")
@@ -66,6 +67,7 @@ class Followed:
     changed: Callable[[], Awaitable[None]]
 
 
+@replayable
 class _ToolFailedError(Exception):
     """The tool answered that it failed. Raised, so that it is never kept and the loop detector knows."""
 
@@ -236,6 +238,9 @@ class ServerCache:
             answer = await known.tool(given, _whole(run), backend=self.backend)
             return Answered(_plain(answer.value), "other", executed=True)
         if live or _ASKER in given or not (asker.known or policy.scope is not None):
+            if is_taping():
+                passing = adapted(name, _OTHER, tuple(given), f"{self.server} {name}")
+                return Answered(_plain((await passing(given, _whole(run))).value), "other", executed=True)
             return Answered(_plain(await run()), "other", executed=True)
         try:
             served = await known.tool(_keyed(given, policy, asker), self._load(run), backend=self.backend)

@@ -165,7 +165,7 @@ class CachedClient:
         live = bool(options.get("input_responses")) or options.get("request_state") is not None
         asker = Asker(meta=options.get("meta"))
         answer = await self._cache.call(name, arguments, run, asker, live=live)
-        if answer.kind != "read" or (made and not isinstance(made[-1], CallToolResult)):
+        if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
         noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
         if made:

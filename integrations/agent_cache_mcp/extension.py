@@ -136,7 +136,7 @@ class AgentCacheExtension(Extension):
                 answer = await self._cache.call(params.name, params.arguments, run, asker, live=live)
         except AgentLoopDetectedError as loop:
             return CallToolResult.model_validate(loop_result(str(loop)))
-        if answer.kind != "read" or (made and not isinstance(made[-1], CallToolResult)):
+        if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
         noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
         if made and isinstance(made[-1], CallToolResult):

@@ -133,7 +133,7 @@ class AgentCacheMiddleware(Middleware):
                 answer = await self._cache.call(message.name, message.arguments, run, asker, live=live)
         except AgentLoopDetectedError as loop:
             return _tool_result(loop_result(str(loop)))
-        if answer.kind != "read" or (made and type(made[-1]) is not ToolResult):
+        if made and (answer.kind != "read" or type(made[-1]) is not ToolResult):
             result: ToolResult = made[-1]
             return result
         noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)

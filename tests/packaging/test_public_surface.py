@@ -50,6 +50,7 @@ PUBLIC = {
     "Validator",
     "__version__",
     "configure",
+    "find_narrow_writes",
     "get_metrics",
     "no_cache",
     "refresh",
@@ -73,7 +74,7 @@ OPTIONAL = {
     "redis",
     "sqlite3",
 }
-NEVER = {"pytest", "hypothesis", "agent_cache_langchain", "agent_cache.testing"}
+NEVER = {"pytest", "hypothesis", "agent_cache_pytest", "agent_cache_langchain", "agent_cache.testing"}
 
 
 def test_all_is_exact() -> None:
