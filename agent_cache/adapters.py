@@ -27,6 +27,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from agent_cache.backends.base import Backend
 from agent_cache.cassette import replayable
 from agent_cache.clock import nonce
+from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.errors import ConfigurationError
@@ -34,7 +35,7 @@ from agent_cache.keys import IDENTITY
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import GLOBAL, LoopEvent
 from agent_cache.refusals import checked_no_effect
-from agent_cache.session import AgentCacheSession
+from agent_cache.session import AgentCacheSession, left
 from agent_cache.tags import Template, quoted
 from agent_cache.watched import watched
 
@@ -433,6 +434,7 @@ def function_identity(function: Any) -> str | None:
 
 
 _MOST_KNOWN = 4_096
+_MOST_GONE = 65_536
 _known: OrderedDict[tuple[object, ...], AdaptedTool] = OrderedDict()
 
 
@@ -482,7 +484,9 @@ class HeldSessions:
 
     Args:
         most: sessions held open at once.
-        options: for every :class:`~agent_cache.AgentCacheSession`.
+        options: for every :class:`~agent_cache.AgentCacheSession`. With a ``start_state``, :meth:`release` says that the
+            world of a session may be begun anew; one that had to make room comes back without a start: its writes are
+            forgotten.
     """
 
     def __init__(self, most: int = 1_024, **options: Any) -> None:
@@ -490,6 +494,8 @@ class HeldSessions:
         self._options = options
         self._lock = renewed_after_fork(self, "_lock")
         self._held: OrderedDict[tuple[object, ...], AgentCacheSession] = OrderedDict()
+        self._gone: dict[str, None] = {}
+        self._all_may_have_gone = False
         self._leaving: set[asyncio.Task[None]] = set()
         AgentCacheSession("checked", **options)  # what is wrong with the options is said now
 
@@ -498,20 +504,39 @@ class HeldSessions:
         who = repr(sorted((identity or {}).items(), key=lambda item: item[0]))
         key = session_id, who, current_view().tape  # under a recording, another one than outside
         with self._lock:
+            options = self._options_for(session_id)
             if key in self._held:
                 self._held.move_to_end(key)
             else:
-                holder = self._held[key] = AgentCacheSession(session_id, identity=identity, **self._options)
+                holder = self._held[key] = AgentCacheSession(session_id, identity=identity, **options)
                 copy_context().run(holder.__enter__)
-            oldest = self._held.popitem(last=False)[1] if len(self._held) > self._most else None
+            oldest = self._held.popitem(last=False) if len(self._held) > self._most else None
+            if oldest is not None:
+                self._note(str(oldest[0][0]))
         if oldest is not None:
-            self._leave(oldest)
-        return AgentCacheSession(session_id, identity=identity, **self._options)
+            self._leave(oldest[1])
+        return AgentCacheSession(session_id, identity=identity, **options)
+
+    def _options_for(self, session_id: str) -> dict[str, Any]:
+        """Without the start for one that was let go of before its run was over."""
+        if "start_state" not in self._options or not (self._all_may_have_gone or session_id in self._gone):
+            return self._options
+        text = "session %s had to make room and is back: scope='lineage' runs uncached in it; hold more than most=%s"
+        settings.notices.once(("held", id(self)), text, session_id, self._most)
+        return {name: value for name, value in self._options.items() if name != "start_state"}
+
+    def _note(self, session_id: str) -> None:
+        if "start_state" in self._options:
+            self._gone[session_id] = None
+            if len(self._gone) > _MOST_GONE:
+                self._gone.clear()
+                self._all_may_have_gone = True
 
     def release(self, session_id: str) -> None:
         """The run is over: its entries are dropped (behind, where an event loop runs), whoever asked in it."""
         with self._lock:
             over = [self._held.pop(key) for key in list(self._held) if key[0] == session_id]
+            self._gone.pop(session_id, None)
         for holder in over:
             self._leave(holder)
 
@@ -528,6 +553,6 @@ class HeldSessions:
         if asyncio._get_running_loop() is None:
             context.run(holder.__exit__, None, None, None)
             return
-        task = asyncio.get_running_loop().create_task(holder.__aexit__(None, None, None), context=context)
+        task = asyncio.get_running_loop().create_task(context.run(left, holder), context=context)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

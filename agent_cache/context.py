@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
     from agent_cache.cassette import Tape
     from agent_cache.flight import TaskFlight
+    from agent_cache.lineage import Lineage
     from agent_cache.tags import Chain
 
 __all__ = ["ROOT", "Home", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
@@ -99,8 +100,11 @@ class SessionState:
         backend: Backend | None,
         policy: LoopPolicy | None,
         on_loop: OnLoop,
+        lineage: Lineage | None = None,
     ) -> None:
         self.session_id = session_id
+        self.lineage = lineage
+        """What has been written in its world since a declared start; None where none was declared."""
         self.chain = chain
         self.identity = identity
         self.backend = backend

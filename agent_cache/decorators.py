@@ -31,7 +31,15 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
 from agent_cache.errors import ConfigurationError, UnstorableResultError
 from agent_cache.freshness import ExpiredEntry, Freshness, Validator, checked_freshness
-from agent_cache.keys import CallShape, compile_function, left_out_parameters, origin_of, return_hint, tool_identity
+from agent_cache.keys import (
+    CallShape,
+    compile_function,
+    ignored_parameters,
+    left_out_parameters,
+    origin_of,
+    return_hint,
+    tool_identity,
+)
 from agent_cache.known import remember
 from agent_cache.loops import LoopKey, checked_rule
 from agent_cache.model import GLOBAL, AsyncTool, CacheKey, Explanation, KeyFn, SyncTool
@@ -99,7 +107,8 @@ class AgentCache:
 
     Args:
         resource: what is read: a name, a template over the tool's parameters, or a list of them. Resources are paths.
-        scope: who may share an answer: ``"global"``, ``"session"``, or the name of an identity field of the session.
+        scope: who may share an answer: ``"global"``, ``"session"``, the name of an identity field of the session, or
+            ``"lineage"``: the sessions that started in the same state and made the same writes to what is read.
         ttl: seconds an answer may be served; None = until it is invalidated (or ``configure(default_ttl=...)``). Or a
             function of the result that returns seconds, a timedelta or None (0: do not store this one).
         maxsize: this tool's entries at most, over all scopes; None leaves it to the backend.
@@ -128,6 +137,7 @@ class AgentCache:
             count, or a function of the arguments (a mapping) that returns something hashable. Leave free text such as
             ``reason`` out.
         cost: what one call costs, in your unit; added up as ``cost_saved``.
+        version: a text that belongs to what the tool is; another version's answers are another tool's answers.
 
     The decorated tool also has ``cache_key(...)``, ``invalidate(...)``, ``invalidate_all()``, ``uncached(...)`` and
     ``explain(...)``; coroutines on an ``async def`` tool, plain calls on a ``def`` tool. On a method whose ``self``
@@ -163,9 +173,11 @@ class AgentCache:
         max_tool_repeats: int | None = None,
         loop_key: LoopKey | None = None,
         cost: float | None = None,
+        version: str | None = None,
     ) -> None:
         _check_resource(resource, "AgentCache")
         self._resource = resource
+        self._version = _checked_version(version)
         self._declared = scope is not GLOBAL
         self._scope = checked_scope(scope)
         self._ttl, self._freshness = checked_freshness(
@@ -231,7 +243,7 @@ class AgentCache:
         codec = codec_for(hint) if self._codec is None else with_user_codec(self._codec, hint)
         if self._freshness is not None:
             codec = _lasting_codec(codec, self._freshness, function)
-        identity = tool_identity(function, shape, codec.schema)
+        identity = tool_identity(function, shape, codec.schema + self._version)
         tool = ReadTool(
             name=function.__name__,
             is_async=inspect.iscoroutinefunction(function),
@@ -266,6 +278,7 @@ class AgentCacheInvalidator:
             does not say. (A parameter called ``result`` comes first.)
         scope: ``"global"`` drops the entries of every scope; ``"session"`` or an identity field drops only this
             session's or identity's, where every read of the resource has that very scope (else it acts as global).
+            ``"lineage"`` drops nothing: what the session reads afterwards is another thing (``docs/lineage.md``).
         skip_args: must be 0; use ``key_fn``.
         clear_all: False drops one call only, the one ``key_fn`` names.
         key_fn: ``key_fn(args, kwargs)`` returns what ``read.cache_key(...)`` returns (or a list of those).
@@ -276,6 +289,9 @@ class AgentCacheInvalidator:
         backend: as for :class:`AgentCache`.
         max_tool_repeats: as for :class:`AgentCache`; a repeated write may warn or raise, it is never answered.
         loop_key: as for :class:`AgentCache`.
+        ignore: names of parameters that do not tell one write from another, such as ``self`` where it stands for the
+            world; for the loop detector and for sessions with a ``start_state``.
+        version: as for :class:`AgentCache`.
 
     Raises:
         TypeError: a non-zero ``skip_args``.
@@ -295,6 +311,8 @@ class AgentCacheInvalidator:
         backend: Backend | None = None,
         max_tool_repeats: int | None = None,
         loop_key: LoopKey | None = None,
+        ignore: Iterable[str] = (),
+        version: str | None = None,
     ) -> None:
         if skip_args != 0:
             raise TypeError(
@@ -303,6 +321,8 @@ class AgentCacheInvalidator:
             )
         _check_resource(resource, "AgentCacheInvalidator")
         self._resource = resource
+        self._ignore = ignore
+        self._version = _checked_version(version)
         self._scope = checked_scope(scope)
         checked_callable(key_fn, "key_fn", "lambda args, kwargs: get_cart.cache_key(args[0])")
         checked_callable(no_effect_if, "no_effect_if", "lambda result: result.startswith('Error')")
@@ -326,7 +346,7 @@ class AgentCacheInvalidator:
         return self._decorated(function, current_view)
 
     def _decorated(self, function: F, view: Callable[[], View]) -> F:
-        shape = CallShape(function, ())
+        shape = CallShape(function, ignored_parameters(function, self._ignore))
         policy = WritePolicy(
             resources=checked_templates(self._resource, shape.names, of_write=True),
             scope=self._scope,
@@ -347,7 +367,7 @@ class AgentCacheInvalidator:
             call=_caller(function, shape),
             policy=policy,
             shape=shape,
-            identity=tool_identity(function, shape, "write"),
+            identity=tool_identity(function, shape, "write" + self._version),
             origin=origin_of(function),
             returns=return_hint(function),
         )
@@ -473,6 +493,14 @@ def _lasting_codec(codec: ToolCodec, fresh: Freshness, function: Callable[..., A
 def _check_resource(resource: object, decorator: str) -> None:
     if callable(resource):
         raise ConfigurationError("resource", resource, f"give a name first: @{decorator}('cart')")
+
+
+def _checked_version(version: object) -> str:
+    if version is None:
+        return ""
+    if not isinstance(version, str) or not version:
+        raise ConfigurationError("version", version, "give a text such as '2', or None")
+    return f"\0version\0{version}"
 
 
 def _check_tool(function: object, decorator: str) -> None:

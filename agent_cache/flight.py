@@ -52,6 +52,8 @@ class Landed:
     revalidated: bool = False
     """Nothing was loaded: a validator said that what had expired still holds."""
     refused: str | None = None
+    only_for: object | None = None
+    """The lineage of the only session it is an answer for: something was written there while it was loaded."""
 
     @property
     def is_abandoned(self) -> bool:

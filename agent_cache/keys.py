@@ -303,12 +303,7 @@ def left_out_parameters(
     if isinstance(skip_args, bool) or not isinstance(skip_args, int) or not 0 <= skip_args <= len(positional):
         fix = f"give how many leading positional parameters to leave out; {function.__name__} has {len(positional)}"
         raise ConfigurationError("skip_args", skip_args, fix)
-    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    for name in ignored:
-        if name not in {p.name for p in parameters}:
-            known = ", ".join(p.name for p in parameters) or "none"
-            raise ConfigurationError("ignore", ignored, f"{name!r} is no parameter of the tool; it has {known}")
-    out = frozenset(positional[:skip_args]) | frozenset(ignored)
+    out = frozenset(positional[:skip_args]) | ignored_parameters(function, ignore)
     first = positional[0] if positional else None
     if first in ("self", "cls") and first not in out and "__agent_cache_key__" not in namespace:
         fix = (
@@ -319,11 +314,27 @@ def left_out_parameters(
     return out
 
 
+def ignored_parameters(function: Callable[..., Any], ignore: Iterable[str]) -> frozenset[str]:
+    """The names in ``ignore``, checked.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+    names = list(inspect.signature(function).parameters)
+    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    for name in ignored:
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise ConfigurationError("ignore", ignored, f"{name!r} is no parameter of the tool; it has {known}")
+    return frozenset(ignored)
+
+
 __all__ += [
     "KeyParameter",
     "UnkeyableArgumentError",
     "compile_function",
     "hot_part",
+    "ignored_parameters",
     "left_out_parameters",
     "origin_of",
     "return_hint",

@@ -88,13 +88,15 @@ class WritePolicy:
 
 
 def checked_scope(scope: object) -> str:
-    """``"global"``, ``"session"`` or the name of an identity field.
+    """``"global"``, ``"session"``, ``"lineage"`` or the name of an identity field.
 
     Raises:
         ConfigurationError: anything that cannot be one.
     """
     if not isinstance(scope, str) or not scope.isidentifier():
-        raise ConfigurationError("scope", scope, "give 'global', 'session' or the name of a field of the identity")
+        raise ConfigurationError(
+            "scope", scope, "give 'global', 'session', 'lineage' or the name of a field of the identity"
+        )
     return scope
 
 
@@ -181,7 +183,7 @@ class _ReadRegister:
             return list(found.values())
 
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:
-        """Whether every known read of these resources has exactly this scope.
+        """Whether every known read of these resources has exactly this scope; those by lineage hang on no tag of theirs.
 
         A template that begins with a placeholder may be any resource.
         """
@@ -189,7 +191,7 @@ class _ReadRegister:
             for template in templates:
                 heads = list(self._scopes) if template.head is None else [template.head, None]
                 scopes = set().union(*(self._scopes.get(head, set()) for head in heads))
-                if scopes - {scope}:
+                if scopes - {scope, "lineage"}:
                     return False
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
 from types import MappingProxyType, TracebackType
@@ -21,12 +21,14 @@ from agent_cache.cassette import RecordMode, Redact, Tape, Taping
 from agent_cache.context import SessionState, View, view_var
 from agent_cache.engine.guard import failure, observed, returned
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
+from agent_cache.lineage import Lineage
 from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import LoopKey, LoopPolicy, OnLoop, checked_on_loop, checked_rule
 from agent_cache.model import LoopEvent
 from agent_cache.notices import log
+from agent_cache.tags import Chain
 
-__all__ = ["AgentCacheSession", "no_cache", "refresh"]
+__all__ = ["AgentCacheSession", "left", "no_cache", "refresh"]
 
 
 class _Live:
@@ -35,6 +37,33 @@ class _Live:
     def __init__(self) -> None:
         self.lock = renewed_after_fork(self, "lock")
         self.views: dict[tuple[object, ...], tuple[View, int]] = {}
+        self.worlds: dict[str, tuple[Lineage | None, int]] = {}
+        """By session id: what is written there hangs together, whoever asks; and for how many views."""
+
+    def world(self, session_id: str, start_state: object) -> Lineage | None:
+        """The lineage of this session, begun or joined. Call with the lock held.
+
+        Raises:
+            ConfigurationError: it is open, and was started otherwise: what joins a session joins it where it is.
+        """
+        lineage, views = self.worlds.get(session_id, (None, 0))
+        if start_state is not None:
+            own = Lineage(start_state)
+            if views == 0:
+                lineage = own
+            elif lineage is None or lineage.state != own.state:
+                fix = "this session is open and was started otherwise; name the same state, or another session_id"
+                raise ConfigurationError("start_state", start_state, fix)
+        self.worlds[session_id] = lineage, views + 1
+        return lineage
+
+    def leaves(self, session_id: str) -> None:
+        """A view is done with the world of this session."""
+        lineage, views = self.worlds.pop(session_id)
+        if views > 1:
+            self.worlds[session_id] = lineage, views - 1
+        elif lineage is not None:
+            lineage.poison("the end of the session")  # its world may be somebody else's now
 
 
 _live = _Live()
@@ -60,6 +89,9 @@ class AgentCacheSession:
             ``{"tenant": "acme", "user": "u1"}``. A scope names one of its fields and includes those before it.
         backend: for tools that name none.
         keep: leave session-scoped entries in the backend for the next block with this ``session_id``.
+        start_state: names the state in which the world of this session is now, such as ``"airline-v3"``: a text or plain
+            values. Sessions that start in one state share the reads with ``scope="lineage"`` as long as they make the same
+            writes; see ``docs/lineage.md``. A session inside another one lives in its world, unless it names its own.
         loop_policy: all thresholds in one :class:`LoopPolicy`, instead of ``max_tool_repeats`` and ``max_execution_depth``.
         record: a path: what every tool call of the block returned or raised is written there; see ``docs/record-replay.md``.
         replay: a path: every call is answered from this cassette; no tool runs, no backend is asked.
@@ -91,16 +123,25 @@ class AgentCacheSession:
         record_mode: RecordMode | None = None,
         redact: Redact = (),
         replay_errors: Iterable[type[Exception]] = (),
+        start_state: object = None,
     ) -> None:
         if session_id is not None and (not isinstance(session_id, str) or not session_id):
             raise ConfigurationError("session_id", session_id, "give a text, or None for a random one")
         if identity is not None and not isinstance(identity, Mapping):
             raise ConfigurationError("identity", identity, "give a mapping such as {'tenant': 'acme', 'user': 'u1'}")
         for name in identity or ():
-            if not isinstance(name, str) or name in ("global", "session"):
+            if not isinstance(name, str) or name in ("global", "session", "lineage"):
                 raise ConfigurationError("identity", identity, f"{name!r} cannot be the name of a field")
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
+        if keep and start_state is not None:
+            fix = (
+                "a kept session goes on after what other blocks have written; start a session of its own, without keep"
+            )
+            raise ConfigurationError("start_state", start_state, fix)
+        self._start_state = start_state
+        if start_state is not None:
+            Lineage(start_state)  # what is wrong with it is said now
         self.session_id = session_id if session_id is not None else uuid.uuid4().hex
         self._policy = _policy(loop_policy, max_tool_repeats, max_execution_depth)
         self._detects = bool(loop_detection)
@@ -138,7 +179,7 @@ class AgentCacheSession:
         result: object = None,
         *,
         error: BaseException | str | None = None,
-        write: bool = False,
+        write: bool | None = None,
         poll: bool = False,
         max_tool_repeats: int | None = None,
         loop_key: LoopKey | None = None,
@@ -151,7 +192,8 @@ class AgentCacheSession:
             args: its arguments: a mapping, or the JSON text of one.
             result: what it returned. A text that begins with "error", or a mapping that says ``is_error``, is a failure.
             error: what it raised, or the text of its failure.
-            write: it changed something: what others answer from now on may be new.
+            write: True: it changed something: what others answer from now on may be new. False: it changed nothing. None:
+                nobody says; the loop detector takes it for a read, and ``scope="lineage"`` for a write of anything.
             poll: as on :class:`AgentCache`; so are ``max_tool_repeats`` and ``loop_key``.
             batch: anything hashable that tells one turn of the model from the next, such as its message's id: equal calls
                 of one batch were made at once and are one.
@@ -163,8 +205,10 @@ class AgentCacheSession:
             AgentLoopDetectedError: the call was a loop, or the budget is used up, by ``on_loop``; see the class.
             ConfigurationError: the session is not open, or a parameter is wrong.
         """
-        self._state()
+        state = self._state()
         assert self._view is not None  # noqa: S101 - there is no state without one
+        if state.lineage is not None and write is not False:
+            state.lineage.poison(tool)
         rule = checked_rule(bool(poll), max_tool_repeats, loop_key)
         outcome = returned(result, write=bool(write)) if error is None else failure(error, write=bool(write))
         return observed(self._view, tool, args, outcome, rule, batch)
@@ -215,16 +259,25 @@ class AgentCacheSession:
         inherited = outer.identity if outer is not None else nobody
         identity = inherited if self._own_identity is None else self._own_identity
         backend = self._own_backend or (outer.backend if outer is not None else None)
+        lineage = outer.lineage if outer is not None and self._start_state is None else None
         who = _who(identity)
         tape = self._opened_tape(around.tape)
-        self._key = (self.session_id, who, tape)  # one that lives on outside a tape is another one inside
-        chain = ("session", self.session_id, who)
+        self._key = (self.session_id, who, lineage, tape)  # one that lives on outside a tape is another one inside
+        chain: Chain = ("session", self.session_id, who)
+        if lineage is not None:
+            chain = (*chain, lineage.name)  # a sub-agent of the same name lives in another world beside it
         with _live.lock:
             view, blocks = _live.views.get(self._key, (None, 0))
             if view is None:
                 policy = self._policy if self._detects else None
-                state = SessionState(self.session_id, chain, identity, backend, policy, self._on_loop)
+                own = lineage or _live.world(self.session_id, self._start_state)
+                state = SessionState(self.session_id, chain, identity, backend, policy, self._on_loop, own)
                 view = View(state, tape=tape)
+                if own is not None:
+                    own.hears(view.live or view)
+            elif lineage is None:
+                _live.world(self.session_id, self._start_state)
+                _live.leaves(self.session_id)
             _live.views[self._key] = (view, blocks + 1)
         self._view = view
         if tape is not None:
@@ -263,6 +316,8 @@ class AgentCacheSession:
                 _live.views[self._key] = (view, blocks - 1)
                 return []
             _live.views.pop(self._key, None)
+            if self._key[2] is None:
+                _live.leaves(self.session_id)
         view.cool()
         return [] if self._keep else list(view.session.used.values())
 
@@ -281,7 +336,10 @@ class AgentCacheSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close_tape(kind)
-        for backend in self._leave():
+        await self._drop(self._leave())
+
+    async def _drop(self, backends: list[Backend]) -> None:
+        for backend in backends:
             try:
                 await backend.drop_chain(self._state().chain)
             except Exception as failure:  # noqa: BLE001 - a failing cache never fails a run
@@ -315,6 +373,11 @@ def _taping(
                 raise ConfigurationError(name, given, "it goes with record= or replay=")
         return None
     return Taping(record, replay, record_mode, redact, replay_errors)
+
+
+def left(session: AgentCacheSession) -> Coroutine[Any, Any, None]:
+    """Leave now; what is returned drops the session's entries, and may be awaited later."""
+    return session._drop(session._leave())
 
 
 def _policy(policy: LoopPolicy | None, max_tool_repeats: int, max_execution_depth: int) -> LoopPolicy:

@@ -33,6 +33,7 @@ from agent_cache.errors import ConfigurationError
 from agent_cache.model import CacheKey
 
 __all__ = [
+    "LINEAGE",
     "CallTags",
     "Chain",
     "Path",
@@ -57,6 +58,8 @@ Tag = tuple[str, Chain, Path]
 """``("any" | "all", chain, path)``."""
 
 EVERYONE: Chain = ()
+LINEAGE: Chain = ("lineage",)
+"""Of the reads that sessions share by what they have written: no write moves a tag on it, only what is done by hand."""
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 _FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
@@ -284,8 +287,12 @@ def read_chains(chain: Chain) -> tuple[Chain, ...]:
 
 def read_tags(paths: Iterable[Path], chain: Chain) -> tuple[Tag, ...]:
     """What a read of ``paths`` in ``chain`` depends on."""
+    return _read_tags(paths, read_chains(chain))
+
+
+def _read_tags(paths: Iterable[Path], chains: Iterable[Chain]) -> tuple[Tag, ...]:
     tags: dict[Tag, None] = {}
-    for whose in read_chains(chain):
+    for whose in chains:
         for path in paths:
             for end in range(len(path)):
                 tags["all", whose, path[:end]] = None
@@ -318,14 +325,18 @@ class CallTags(tuple[Tag, ...]):  # noqa: SLOT001 - a tuple cannot have slots of
 
 
 def shared_tags(paths: Sequence[Path], group: str, chain: Chain) -> SharedTags:
-    """What the calls of the tool ``group`` that read ``paths`` share. The same object again while anything depends on it."""
+    """What the calls of the tool ``group`` that read ``paths`` share. The same object again while anything depends on it.
+
+    Without paths: the tags of reads that no write drops, on their own chain and on that of all of them.
+    """
     asked = tuple(paths), group, chain
     known = _known_reads.get(asked)
     if known is not None:
         return known
     own = (f"#{group}", "")
-    tags = tuple(tag for tag in read_tags((*asked[0], own), chain) if tag[2] != own)
-    made = _known_reads[asked] = SharedTags(tags, read_chains(chain))
+    chains = read_chains(chain) if asked[0] else (LINEAGE, chain)
+    tags = tuple(tag for tag in _read_tags((*asked[0], own), chains) if tag[2] != own)
+    made = _known_reads[asked] = SharedTags(tags, chains)
     _recent_reads.append(made)
     return made
 

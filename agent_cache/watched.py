@@ -20,6 +20,7 @@ from agent_cache.engine.taped import Body, taped_other, untaped
 from agent_cache.errors import AgentLoopDetectedError, ConfigurationError
 from agent_cache.flight import Landed
 from agent_cache.keys import CallShape, origin_of, return_hint
+from agent_cache.lineage import Lineage, Write
 from agent_cache.loops import LoopKey, ToolRule, checked_rule
 
 __all__ = ["watched"]
@@ -31,13 +32,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def watched(function: F, /) -> F: ...
 @overload
 def watched(
-    *, write: bool = ..., poll: bool = ..., max_tool_repeats: int | None = ..., loop_key: LoopKey | None = ...
+    *, write: bool | None = ..., poll: bool = ..., max_tool_repeats: int | None = ..., loop_key: LoopKey | None = ...
 ) -> Callable[[F], F]: ...
 def watched(
     function: Any = None,
     /,
     *,
-    write: bool = False,
+    write: bool | None = None,
     poll: bool = False,
     max_tool_repeats: int | None = None,
     loop_key: LoopKey | None = None,
@@ -46,7 +47,8 @@ def watched(
 
     Args:
         function: an ``async def`` or ``def`` function or method.
-        write: the tool changes something: what others answer afterwards may be new.
+        write: True: the tool changes something: what others answer afterwards may be new. False: it changes nothing.
+            None: nobody says; the loop detector takes it for a read, and ``scope="lineage"`` for a write of anything.
         poll: it is meant to be polled: repeats are allowed ten times longer.
         max_tool_repeats: how often this very call may be made with an equal outcome; None = the session's.
         loop_key: the names of the parameters that make two calls the same one, or a function of the arguments (a mapping)
@@ -61,11 +63,11 @@ def watched(
     """
     rule = checked_rule(bool(poll), max_tool_repeats, loop_key)
     if function is None:
-        return functools.partial(_wrapped, rule=rule, write=bool(write))
-    return _wrapped(function, rule=rule, write=bool(write))
+        return functools.partial(_wrapped, rule=rule, write=write)
+    return _wrapped(function, rule=rule, write=write)
 
 
-def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
+def _wrapped(function: Any, rule: ToolRule, write: bool | None) -> Any:
     if (
         not inspect.isfunction(function)
         or inspect.isgeneratorfunction(function)
@@ -80,7 +82,7 @@ def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
             view = current_view()
             if view.tape is not None:
                 return told(await drive(guarded.taped(view, args, kwargs)))
-            if view.detector is None:
+            if not guarded.matters(view):
                 return await function(*args, **kwargs)
             with guarded.call(view, args, kwargs) as call:
                 call.returned = await function(*args, **kwargs)
@@ -93,7 +95,7 @@ def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
         view = current_view()
         if view.tape is not None:
             return told(drive_blocking(guarded.taped(view, args, kwargs)))
-        if view.detector is None:
+        if not guarded.matters(view):
             return function(*args, **kwargs)
         with guarded.call(view, args, kwargs) as call:
             call.returned = function(*args, **kwargs)
@@ -105,13 +107,14 @@ def _wrapped(function: Any, rule: ToolRule, write: bool) -> Any:
 class _Guarded:
     """One watched tool."""
 
-    def __init__(self, function: Callable[..., Any], rule: ToolRule, write: bool) -> None:
+    def __init__(self, function: Callable[..., Any], rule: ToolRule, write: bool | None) -> None:
         self.function = function
         self.name = function.__name__
         self.origin = origin_of(function)
         self.codec = codec_for(return_hint(function))  # for recordings
         self.rule = rule
-        self.write = write
+        self.write = bool(write)
+        self.undeclared = write is not False
         self.shape = CallShape(function, ())
 
     def taped(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Line[Answer]:
@@ -129,20 +132,28 @@ class _Guarded:
             call.returned = ran.value
         return Answer(call.returned)
 
+    def matters(self, view: View) -> bool:
+        """Whether anybody wants to know of a call in this view."""
+        session = view.session
+        return session is not None and (session.detector is not None or session.lineage is not None)
+
     def call(self, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         arguments = dict(self.shape.arguments(self.shape.pack(*args, **kwargs)))
         key = call_key(self.name, arguments)
         watch = enter(view, self.name, key, arguments, rule=self.rule, write=self.write)
-        return _Call(view, self.name, watch)
+        lineage = view.session.lineage if view.session is not None and self.undeclared else None
+        return _Call(view, self.name, watch, lineage)
 
 
 class _Call:
     """One call of it, from the question before to the outcome after."""
 
-    def __init__(self, view: View, tool: str, watch: Watch | None) -> None:
+    def __init__(self, view: View, tool: str, watch: Watch | None, lineage: Lineage | None) -> None:
         self.view = view
         self.tool = tool
         self.watch = watch
+        self.lineage = lineage
+        self.write: Write | None = None
         self.returned: Any = None
 
     def __enter__(self) -> _Call:
@@ -156,9 +167,13 @@ class _Call:
             if action == "raise":
                 watch.leave()
                 raise AgentLoopDetectedError(watch.event)
+        if self.lineage is not None:
+            self.write = self.lineage.begins(self.tool)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.lineage is not None and self.write is not None:
+            self.lineage.lost(self.write)  # nobody knows what it changed
         if self.watch is None:
             return
         try:

@@ -63,14 +63,19 @@ class Policy:
     """How the tools are decorated: who shares a result, and what a write drops."""
 
     name: str
-    scope: Literal["session", "global"]
+    scope: Literal["session", "global", "lineage"]
     drops: Granularity
     successful_only: bool = False
 
     @property
     def workload(self) -> str:
         """Sessions live in worlds of their own, the global cache in one shared world."""
-        return "isolated" if self.scope == "session" else "inter"
+        return "inter" if self.scope == "global" else "isolated"
+
+    @property
+    def start_state(self) -> str | None:
+        """The recorded worlds of their own all begin in one state."""
+        return "as recorded" if self.scope == "lineage" else None
 
     @property
     def must_be_fresh(self) -> bool:
@@ -86,6 +91,7 @@ POLICIES = (
     Policy("global, resource", "global", "resource"),
     Policy("global, entity", "global", "entity"),
     Policy("global, entity, successful writes only", "global", "entity", successful_only=True),
+    Policy("isolated worlds, shared by write lineage", "lineage", "entity"),
 )
 
 
@@ -306,10 +312,10 @@ async def replay(lines: Sequence[Line], policy: Policy, url: str | None = None) 
         sessions: dict[str, Caller] = {}
         for line in lines:
             caller: Caller | None = None
-            if policy.scope == "session":
+            if policy.scope != "global":
                 caller = sessions.get(line.session)
                 if caller is None:
-                    caller = await stack.enter_async_context(Caller(line.session, backend))
+                    caller = await stack.enter_async_context(Caller(line.session, backend, policy.start_state))
                     sessions[line.session] = caller
             await count(toolbox, line, outcome, caller)
     return outcome
@@ -335,9 +341,10 @@ async def count(toolbox: Toolbox, line: Line, outcome: Outcome, caller: Caller |
 class Caller:
     """One recorded session, open from its first call to the end: a task that runs calls inside it."""
 
-    def __init__(self, name: str, backend: Any) -> None:
+    def __init__(self, name: str, backend: Any, start_state: str | None) -> None:
         self._name = name
         self._backend = backend
+        self._start_state = start_state
         self._work: asyncio.Queue[tuple[Call, asyncio.Future[str]] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
@@ -356,7 +363,10 @@ class Caller:
         return await done
 
     async def _serve(self) -> None:
-        async with AgentCacheSession(f"replay-{self._name}", loop_detection=False, backend=self._backend):
+        session = AgentCacheSession(
+            f"replay-{self._name}", loop_detection=False, backend=self._backend, start_state=self._start_state
+        )
+        async with session:
             while (item := await self._work.get()) is not None:
                 call, done = item
                 try:

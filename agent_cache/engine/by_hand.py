@@ -19,7 +19,7 @@ from agent_cache.engine.taped import taped_invalidation
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import UnstorableResultError
 from agent_cache.model import Explanation, InvalidationEvent
-from agent_cache.tags import Tag, call_path, spell, write_tags
+from agent_cache.tags import LINEAGE, Chain, Tag, call_path, spell, write_tags
 
 __all__ = [
     "entry_by_hand",
@@ -41,7 +41,7 @@ def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line
     if view.tape is not None and taped_invalidation(tool, view, values):
         return
     call = prepare_read(tool, view, values)
-    tags = write_tags([call_path(cache_key(tool, values))], ())
+    tags = write_tags([call_path(cache_key(tool, values))], _everyones(tool))
     yield from move_line(tool, view, _backend_of(tool, view, call), tags)
 
 
@@ -49,7 +49,13 @@ def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
     """Drop every call of this tool, in every scope."""
     if view.tape is not None and taped_invalidation(tool, view, None):
         return
-    yield from move_line(tool, view, _backend_of(tool, view, None), write_tags([(f"#{tool.group}",)], ()))
+    tags = write_tags([(f"#{tool.group}",)], _everyones(tool))
+    yield from move_line(tool, view, _backend_of(tool, view, None), tags)
+
+
+def _everyones(tool: ReadTool) -> Chain:
+    """The chain that all answers of this tool hang on."""
+    return LINEAGE if tool.policy.scope == "lineage" else ()
 
 
 def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...]) -> Line[bool]:
@@ -98,12 +104,13 @@ def peek_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     """What is stored for a call, for this caller; None where nothing is. Runs nothing, shares no load."""
     if len(view.log) >= view.room:
         view.drain()
+    hot = view.hot
     call = prepare_read(tool, view, values)
     if isinstance(call, Bypass):
         view.count(tool.resource, "bypasses", reason=call.reason)
         return None
     found = yield from ask(tool, view, call, False)
-    answer = hit(tool, view, values, call, found, None, view.hot) if isinstance(found, Found) else None
+    answer = hit(tool, view, values, call, found, None, hot) if isinstance(found, Found) else None
     if answer is None:
         view.count(tool.resource, "misses")
     return answer
@@ -122,10 +129,11 @@ def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Ex
         return Explanation("bypass", f"{call.reason}: {call.detail}" if call.detail else call.reason, call.key)
     tags = tuple(spell(tag) for tag in call.tags)
     found = yield Ask(call, tool.codec)
+    shared = "" if call.mark is None else f"; {call.mark.shared_with}"
     if isinstance(found, Found):
-        text = "a current entry is stored"
+        text = f"a current entry is stored{shared}"
         if isinstance(found.stored, Failure):
-            text = "an error that is an answer (cache_errors) is stored; it would be raised"
+            text = "an error that is an answer (cache_errors) is stored; it would be raised" + shared
         return Explanation("hit", text, call.cache_key, found.age, found.ttl_left, tags)
     if isinstance(found, Blocked):
         return Explanation("blocked", "a write to what it reads is running or settling", call.cache_key, tags=tags)
@@ -139,7 +147,7 @@ def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Ex
     if found.kept is not None and found.kept.ttl_left is not None:
         return _of_expired(tool, call, found.kept, -found.kept.ttl_left, tags)
     status = "miss" if found.why == "absent" else found.why
-    return Explanation(status, reasons[found.why], call.cache_key, tags=tags, dropped_by=found.dropped_by)
+    return Explanation(status, reasons[found.why] + shared, call.cache_key, tags=tags, dropped_by=found.dropped_by)
 
 
 def _of_expired(tool: ReadTool, call: ReadCall, kept: Found, over: float, tags: tuple[str, ...]) -> Explanation:

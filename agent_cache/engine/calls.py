@@ -6,7 +6,7 @@ Pure: looks at arguments, policy and view, decides, and touches nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,9 +16,11 @@ from agent_cache.config import settings
 from agent_cache.context import SessionState, View
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import UnkeyableArgumentError
+from agent_cache.lineage import Mark
 from agent_cache.model import CacheKey
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import (
+    LINEAGE,
     CallTags,
     Chain,
     Path,
@@ -60,10 +62,16 @@ class ReadCall:
     dies_with_session: bool
     backend: Backend
     ttl: float | None
+    mark: Mark | None = None
+    """Where in the lineage of its session it stands, if that is what it is shared by."""
 
     @property
     def cache_key(self) -> CacheKey:
         return CacheKey(self.tool.group, self.digest.hex())
+
+    def depends_on(self, stamp: Hashable) -> Hashable:
+        """What the loop detector is told that this read depends on, where the backend says ``stamp``."""
+        return stamp if self.mark is None else (self.mark.digest, stamp)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,8 +124,10 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
     if known is None:
         known = _prepared(tool, view, values)
         session = view.session
-        if isinstance(known, ReadCall) and (
-            session is None or known.chain == () or tool.policy.scope in session.scopes
+        if (
+            isinstance(known, ReadCall)
+            and known.mark is None
+            and (session is None or known.chain == () or tool.policy.scope in session.scopes)
         ):
             if len(calls) >= _MAX_CALLS:
                 calls.clear()
@@ -151,6 +161,8 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
         text = f"scope={policy.scope!r} needs an active session that names it"
         return Bypass(whose, text, CacheKey(tool.group, digest.hex()))
     chain, identity = whose
+    if policy.scope == "lineage" and view.session is not None:
+        return _in_lineage(tool, view.session, paths, digest, chain, identity)
     return ReadCall(
         tool=tool,
         key=_entry_key(digest, identity),
@@ -160,6 +172,29 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
         dies_with_session=policy.scope == "session",
         backend=backend_for(policy.backend, view.session),
         ttl=policy.ttl if policy.ttl is not None else settings.default_ttl,
+    )
+
+
+def _in_lineage(
+    tool: ReadTool, session: SessionState, paths: tuple[Path, ...], digest: bytes, chain: Chain, identity: bytes
+) -> ReadCall | Bypass:
+    """A read that is shared by what has been written to what it reads. What nobody else can have dies with the session."""
+    call = bucket_path(tool.group, digest)
+    mark = session.lineage.mark((*paths, call)) if session.lineage is not None else None
+    if mark is None:
+        text = "a write of this session is running"
+        return Bypass("own_write", text, CacheKey(tool.group, digest.hex()), warn=False)
+    chain = session.chain if mark.private else chain
+    return ReadCall(
+        tool=tool,
+        key=_entry_key(digest, identity + mark.digest + (encoded(chain) if mark.private else b"")),
+        digest=digest,
+        tags=call_tags(shared_tags((), tool.group, chain), call),
+        chain=chain,
+        dies_with_session=mark.private,
+        backend=backend_for(tool.policy.backend, session),
+        ttl=tool.policy.ttl if tool.policy.ttl is not None else settings.default_ttl,
+        mark=mark,
     )
 
 
@@ -192,6 +227,8 @@ def scope_of(scope: str, session: SessionState | None) -> tuple[Chain, bytes] | 
 def _scope_in(scope: str, session: SessionState) -> tuple[Chain, bytes] | str:
     if scope == "session":
         return session.chain, encoded(("session", *session.chain))
+    if scope == "lineage":
+        return _lineage_of(session)
     names: list[str] = []
     values: list[object] = []
     for name, value in session.identity.items():
@@ -209,6 +246,18 @@ def _scope_in(scope: str, session: SessionState) -> tuple[Chain, bytes] | str:
             except UnkeyableArgumentError:
                 return "missing_identity"
     return "missing_identity"
+
+
+def _lineage_of(session: SessionState) -> tuple[Chain, bytes] | str:
+    """The chain of the state it started in; the whole identity is part of the key."""
+    if session.lineage is None:
+        return "no_start_state"
+    if any(value is None for value in session.identity.values()):
+        return "missing_identity"
+    try:
+        return (*LINEAGE, session.lineage.state.hex()), encoded(("lineage", *session.identity.items()))
+    except UnkeyableArgumentError:
+        return "missing_identity"
 
 
 def _entry_key(digest: bytes, identity: bytes) -> bytes:
@@ -230,12 +279,15 @@ def prepare_write(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Write
     if not policy.clear_all:
         keys = _keys_from(tool, values)
         if not isinstance(keys, str):
-            return WriteCall(tool, write_tags([call_path(k) for k in keys], ()), "global", backends)
-        heads = [(t.head,) if t.head is not None else () for t in policy.resources]
-        return WriteCall(tool, write_tags(heads, ()), "global", backends, (keys,))
+            called = tuple([call_path(k) for k in keys])
+            return WriteCall(tool, write_tags(called, ()), "global", backends, paths=called)
+        heads = tuple([(t.head,) if t.head is not None else () for t in policy.resources])
+        return WriteCall(tool, write_tags(heads, ()), "global", backends, (keys,), heads)
     paths = tuple([template.fill(arguments)[0] for template in policy.resources])
     chain, scope, note = _write_chain(tool, view)
     call = WriteCall(tool, write_tags(paths, chain), scope, backends, (note,) if note else (), paths, chain)
+    if chain[:1] == LINEAGE:  # no entry hangs on a tag that it could move
+        call.tags, call.backends = (), ()
     if policy.names_result:  # with the values of now: the tool may change its arguments
         templates = enumerate(policy.resources)
         call.open = tuple((at, template.bound(arguments)) for at, template in templates if template.names_result)

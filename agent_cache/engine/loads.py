@@ -141,6 +141,12 @@ def _load(
     landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
     if ran.error is not None:
         landed.trace = ran.error.__traceback__
+    if call is not None and call.mark is not None and not call.mark.holds:
+        landed.only_for = call.mark.lineage  # from before the write, or after, or between: and nobody knows which
+        landed.refused = "own_write"
+        view.count(tool.resource, "fenced_out", reason="own_write")
+        token = None
+    if ran.error is not None:
         if fresh is not None and fresh.errors and call is not None and token is not None:
             yield from _keep_error(tool, view, values, call, token, lead, landed)
         return landed

@@ -92,9 +92,11 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
         stamp = watch.track.stamp
         if isinstance(call, ReadCall):
             found = yield Ask(call, tool.codec)
-            written = isinstance(found, Blocked) or (isinstance(found, Missing) and found.token.stamp != stamp)
+            written = isinstance(found, Blocked)
+            if isinstance(found, Missing):
+                written = call.depends_on(found.token.stamp) != stamp
             if isinstance(found, Found):
-                written = found.stamp != stamp or fingerprint(found.stored) != watch.track.outcome
+                written = call.depends_on(found.stamp) != stamp or fingerprint(found.stored) != watch.track.outcome
         else:
             written = stamp != (_WRITES, watch.state.writes)
         if written:
@@ -174,10 +176,10 @@ def _cached(
             if flown.alone:
                 flown = Flown((yield Load(load)), led=True)
         landed, watched = flown.landed, flown.watched
-        if landed is None or (landed.is_abandoned and not flown.led):
+        if landed is None or (not flown.led and not _is_for(call, landed)):
             continue
         done = None if fresh is None else (yield from after_load(tool, view, call, landed, watch, token, led=flown.led))
-        done = done or _landed(tool, view, found, landed, watch, led=flown.led)
+        done = done or _landed(tool, view, call, found, landed, watch, led=flown.led)
         if done is not None:
             return done
         # It cannot be copied: a stream, a connection; everyone needs an own one.
@@ -187,7 +189,14 @@ def _cached(
 
 
 def _landed(
-    tool: ReadTool, view: View, found: Missing | Blocked | Down, landed: Landed, watch: Watch | None, *, led: bool
+    tool: ReadTool,
+    view: View,
+    call: ReadCall,
+    found: Missing | Blocked | Down,
+    landed: Landed,
+    watch: Watch | None,
+    *,
+    led: bool,
 ) -> tuple[Answer, Report] | None:
     """What a caller gets of a load, and what is counted; None for one who shares what cannot be copied."""
     if led:
@@ -195,11 +204,12 @@ def _landed(
         if landed.elsewhere:
             view.count(tool.resource, "coalesced")
             if watch is not None:
-                settle(watch, landed, token.stamp if token is not None else ())
+                settle(watch, landed, call.depends_on(token.stamp) if token is not None else ())
             return Answer(landed.value, landed.error), Report("coalesced", landed=landed)
         _count_load(tool, view, found, landed)
         if watch is not None:
-            settle(watch, landed, token.stamp if token is not None else (_WRITES, watch.state.writes))
+            stamp = call.depends_on(token.stamp) if token is not None else (_WRITES, watch.state.writes)
+            settle(watch, landed, stamp)
         why = None if not isinstance(found, Down) else "backend_error"
         return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed=landed)
     answer = shared(landed)
@@ -207,6 +217,14 @@ def _landed(
         return None
     view.count(tool.resource, "coalesced")
     return answer, Report("coalesced", landed=landed)
+
+
+def _is_for(call: ReadCall, landed: Landed) -> bool:
+    """Whether a load somebody else began is for this caller: it has ended by itself, and not across a write of another
+    session's."""
+    if landed.is_abandoned:
+        return False
+    return landed.only_for is None or (call.mark is not None and call.mark.lineage is landed.only_for)
 
 
 def _supersede(tool: ReadTool, call: ReadCall) -> Line[None]:
@@ -260,7 +278,7 @@ def _hit(
     for metrics in view.metrics:
         metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
     if watch is not None:
-        served(watch, found.stored, found.stamp)
+        served(watch, found.stored, call.depends_on(found.stamp))
     if (
         near is not None
         and found.generation is near.home.generation

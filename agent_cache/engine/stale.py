@@ -189,7 +189,7 @@ def after_load(
     for metrics in view.metrics:
         metrics.hit(tool.resource, landed.seconds, tool.policy.cost)
     if watch is not None:
-        served(watch, landed.stored, token.stamp if token is not None else ())
+        served(watch, landed.stored, call.depends_on(token.stamp) if token is not None else ())
     return Answer(landed.value, hit=True), Report("revalidated", landed=landed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Awaitable, Hashable, Iterable, Mapping
 from typing import Any
 
 from agent_cache.backends.base import Backend, Window, is_leading
@@ -14,6 +14,7 @@ from agent_cache.engine.calls import WriteCall, narrowed_by, prepare_write
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
+from agent_cache.engine.links import Link, link_of
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.taped import taped_write
 from agent_cache.engine.tools import WriteTool
@@ -21,7 +22,7 @@ from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableAr
 from agent_cache.flight import Landed
 from agent_cache.model import InvalidationEvent, LoopEvent
 from agent_cache.refusals import says_no_effect
-from agent_cache.tags import Tag, spell
+from agent_cache.tags import Path, Tag, spell
 
 __all__ = ["write_line"]
 
@@ -54,7 +55,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
         if inspect.isawaitable(value):
             text = "%s returned an awaitable: it writes when that is awaited. Declare it with async def"
             settings.notices.once((tool.identity, "awaitable"), text, tool.name)
-            value = _closing(value, call)
+            value = _closing(value, call, view)
         if not no_effect:
             view.count(tool.resource, "invalidations")
         if view.session is not None:
@@ -80,6 +81,7 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
     What a backend cannot take goes to the outbox; or the tool is not run, if that is what was asked for.
     """
     windows: list[tuple[Backend, Window]] = []
+    link: Link | None = None
     WRITES.began()
     try:
         opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
@@ -94,10 +96,14 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
                 raise ended.cancelled
             text = f"{tool.name} was not run: its invalidation cannot be recorded on every backend"
             return Ran(error=BackendError(text)), True
+        link = link_of(tool, view, values)
         ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
-        unknown = (ran.error is not None and not no_effect) or inspect.isawaitable(ran.value)
+        awaits = inspect.isawaitable(ran.value)
+        unknown = (ran.error is not None and not no_effect) or awaits
         narrowed = None if unknown or no_effect or not call.open else _narrowed(tool, call, ran)
+        if link is not None:
+            link.ended(ran, _written(call, narrowed), no_effect=no_effect, awaits=awaits)
         ended = yield End(windows, unknown, no_effect, narrowed)
         told = [backend for (backend, _), down in zip(windows, ended.replies, strict=True) if down is None]
         for (backend, _), down in zip(windows, ended.replies, strict=True):
@@ -113,13 +119,9 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         return ran, no_effect
     finally:
         WRITES.ended()
-        for backend, window in windows:
-            if window.closed:
-                continue
-            if backend.in_process:
-                backend.sync.end(window, unknown=True, no_effect=False)  # interrupted between two steps of ours
-            elif is_leading(backend):
-                backend.abandon(window)
+        if link is not None:
+            link.lost()
+        _close_what_is_open(windows)
 
 
 def _narrowed(tool: WriteTool, call: WriteCall, ran: Ran) -> tuple[Tag, ...] | None:
@@ -135,11 +137,31 @@ def _say(tool: WriteTool, note: str) -> None:
     settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
 
 
-async def _closing(value: Awaitable[Any], call: WriteCall) -> Any:
+def _written(call: WriteCall, narrowed: tuple[Tag, ...] | None) -> Iterable[Path]:
+    """The paths that were written, as far as is known at the end."""
+    return call.paths if narrowed is None else [path for kind, _, path in narrowed if kind == "all"]
+
+
+def _close_what_is_open(windows: list[tuple[Backend, Window]]) -> None:
+    """Interrupted between two steps of ours; otherwise nothing is open any more."""
+    for backend, window in windows:
+        if window.closed:
+            continue
+        if backend.in_process:
+            backend.sync.end(window, unknown=True, no_effect=False)
+        elif is_leading(backend):
+            backend.abandon(window)
+
+
+async def _closing(value: Awaitable[Any], call: WriteCall, view: View) -> Any:
     """Await what a ``def`` write returned, and invalidate once more when it has ended."""
+    lineage = view.session.lineage if view.session is not None else None
+    write = lineage.begins(call.tool.name) if lineage is not None else None
     try:
         return await value
     finally:
+        if lineage is not None and write is not None:
+            lineage.lost(write)
         cancelled: BaseException | None = None
         for backend in call.backends:  # every one of them, whatever comes in between
             moved = await Move(backend, call.tags, call.tool.name).go()

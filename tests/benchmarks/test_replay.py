@@ -45,6 +45,14 @@ def test_policy_serves_what_an_ideal_cache_would(dataset: str, name: str) -> Non
 
 
 @pytest.mark.parametrize("dataset", replay.DATASETS)
+def test_worlds_of_their_own_share_as_much_on_redis(dataset: str, redis_server: RedisServer) -> None:
+    policy = POLICIES["isolated worlds, shared by write lineage"]
+    (row,) = replay.run(DATA, [policy], [dataset], url=redis_server.url)
+    assert row.problems == ()
+    assert (row.stale, row.hits) == (0, row.expected_hits)
+
+
+@pytest.mark.parametrize("dataset", replay.DATASETS)
 def test_refused_and_told_writes_save_as_much_on_redis(dataset: str, redis_server: RedisServer) -> None:
     policy = POLICIES["global, entity, successful writes only"]
     (row,) = replay.run(DATA, [policy], [dataset], url=redis_server.url)

@@ -252,10 +252,13 @@ class Names:
         return tag_id(("slot", (), path[:1]), self._secret)[:6].hex().encode()
 
     def home(self, tags: Sequence[Tag]) -> bytes:
-        """The slot in which an entry under these tags stands: its first resource's."""
+        """The slot in which an entry under these tags stands: its first resource's, its tool's where it has none."""
         for tag in tags:
             path = tag[2]
             if path and not path[0].startswith("#"):
+                return self.tag(tag)[0]
+        for tag in tags:
+            if tag[2]:
                 return self.tag(tag)[0]
         return self.tag(tags[0])[0] if tags else b"0"
 
