@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ROOT", "Home", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
 
 Mode = Literal["normal", "bypass", "refresh"]
-_MAX_HOT = 4_096
+_MAX_HOT = 32_768
 _MAX_LOG = 1_024
 _MAX_RESULTS = 64
 _MAX_HINTS = 16

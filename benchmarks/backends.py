@@ -164,8 +164,10 @@ async def sized(run: Callable[[int], Awaitable[Cost]], plan: Plan) -> Batch:
 async def serial(read: Read, plan: Plan, idents: Sequence[str] = IDENTS[:100]) -> Batch:
     """One read after the other."""
 
+    following = itertools.cycle(idents)  # goes on where the last batch ended: all of them are read, however few in one
+
     async def run(times: int) -> Cost:
-        wanted = [idents[number % len(idents)] for number in range(times)]
+        wanted = list(itertools.islice(following, times))
 
         async def work() -> None:
             for ident in wanted:
@@ -179,8 +181,10 @@ async def serial(read: Read, plan: Plan, idents: Sequence[str] = IDENTS[:100]) -
 async def blocking(read: Callable[[str], Any], plan: Plan, idents: Sequence[str] = IDENTS[:100]) -> Batch:
     """The same for what is no coroutine."""
 
+    following = itertools.cycle(idents)
+
     async def run(times: int) -> Cost:
-        wanted = [idents[number % len(idents)] for number in range(times)]
+        wanted = list(itertools.islice(following, times))
 
         async def work() -> None:
             for ident in wanted:
@@ -189,6 +193,26 @@ async def blocking(read: Callable[[str], Any], plan: Plan, idents: Sequence[str]
         return await clocked(work, times)
 
     return await sized(run, plan)
+
+
+def first_time(read: Callable[[str], Any], plan: Plan, idents: Sequence[str], *, waits: bool) -> Batch:
+    """Each key once: so many in each round that there are some for the last."""
+    following = iter(idents)
+    times = len(idents) // (plan.rounds + 1)
+
+    async def batch() -> Cost:
+        wanted = list(itertools.islice(following, times))
+
+        async def work() -> None:
+            for ident in wanted:
+                if waits:
+                    await read(ident)
+                else:
+                    read(ident)
+
+        return await clocked(work, times)
+
+    return batch
 
 
 async def crowd(read: Read, plan: Plan, idents: Sequence[str]) -> Batch:
@@ -360,9 +384,10 @@ LEFT_OUT_DISK = {
 async def disk_hit(plan: Plan) -> list[Row]:
     few, all_of_it = IDENTS[:100], [f"doc-{number}" for number in range(plan.entries)]
     random.Random(1).shuffle(all_of_it)
+    anew = f"hit on 1 KB on disk, {plan.entries:,} keys read for the first time, x bare SELECT, CPU"
     cases = {
         f"hit on 1 KB on disk, {len(few)} keys of {plan.entries:,}, x bare SELECT, CPU": few,
-        f"hit on 1 KB on disk, all of {plan.entries:,} keys in no order, x bare SELECT, CPU": all_of_it,
+        f"hit on 1 KB on disk, all of {plan.entries:,} keys in no order, read before, x bare SELECT, CPU": all_of_it,
     }
     rows: list[Row] = []
     async with AsyncExitStack() as stack:
@@ -374,10 +399,10 @@ async def disk_hit(plan: Plan) -> list[Row]:
         bare.execute("COMMIT")
 
         source, tiered = Source("disk_hit"), Source("disk_hit_tiered")
-        backend, far = open_disk(folder / "ours.db"), open_disk(folder / "far.db")
-        stack.push_async_callback(backend.close)
-        stack.push_async_callback(far.close)
-        lookup, seed = await seeded_lookup(backend, all_of_it)
+        backend, far, looked_up, plain = (open_disk(folder / f"ours-{number}.db") for number in range(4))
+        for each in (backend, far, looked_up, plain):
+            stack.push_async_callback(each.close)
+        lookup, seed = await seeded_lookup(looked_up, all_of_it)
         read, behind = source.cached(backend=backend), tiered.cached(backup=far)
         for some in (all_of_it[at : at + 50] for at in range(0, plan.entries, 50)):
             await gathered(read, some)
@@ -385,14 +410,14 @@ async def disk_hit(plan: Plan) -> list[Row]:
             await backend.flush()
             await far.flush()
         await seed()
-        await backend.set_many(dict.fromkeys(all_of_it, VALUE))
-        await backend.close()  # what is read from now on comes from the file
-        await far.close()
+        await plain.set_many(dict.fromkeys(all_of_it, VALUE))
+        for each in (backend, far, looked_up, plain):
+            await each.close()  # what is read from now on comes from the file
         waiting: dict[str, Read] = {
             "decorated, DiskBackend": read,
             "decorated, memory before disk": behind,
             "DiskBackend.lookup": lookup,
-            "DiskBackend.get (key-value)": backend.get,
+            "DiskBackend.get (key-value)": plain.get,
         }
         goals = dict.fromkeys(waiting, Goal(1.2))
         at_once: dict[str, Callable[[str], Any]] = {
@@ -412,16 +437,26 @@ async def disk_hit(plan: Plan) -> list[Row]:
 
             waiting["aiosqlite"] = select
         source.loads = tiered.loads = 0
-        for case, idents in cases.items():
-            rows += missing("disk_hit", case, ("diskcache", "aiosqlite"))
-            batches = {name: await blocking(call, plan, idents) for name, call in at_once.items()}
-            batches |= {name: await serial(call, plan, idents) for name, call in waiting.items()}
+
+        async def measure(case: str, batches: Mapping[str, Batch]) -> list[Row]:
             times = await interleave(batches, plan.rounds)
             remarks = {"decorated, DiskBackend": source.all_hits(0)}
             remarks |= {"decorated, memory before disk": tiered.all_hits(0)}
             how: dict[str, Any] = {"goals": goals, "remarks": remarks, "leaves_out": LEFT_OUT_DISK}
-            rows += compared("disk_hit", case, times, "bare sqlite3 SELECT", **how)
-    return rows
+            found = missing("disk_hit", case, ("diskcache", "aiosqlite"))
+            return found + compared("disk_hit", case, times, "bare sqlite3 SELECT", **how)
+
+        once = {name: first_time(call, plan, all_of_it, waits=False) for name, call in at_once.items()}
+        once |= {name: first_time(call, plan, all_of_it, waits=True) for name, call in waiting.items()}
+        first = await measure(anew, once)
+        for ident in all_of_it:  # those that were left over
+            for call in waiting.values():
+                await call(ident)
+        for case, idents in cases.items():
+            batches = {name: await blocking(call, plan, idents) for name, call in at_once.items()}
+            batches |= {name: await serial(call, plan, idents) for name, call in waiting.items()}
+            rows += await measure(case, batches)
+    return rows + first
 
 
 async def disk_fill(plan: Plan) -> list[Row]:

@@ -218,7 +218,7 @@ def test_a_log_that_was_begun_anew_is_not_taken_for_the_old_one(make: Make) -> N
 
 def test_what_was_dropped_for_room_is_not_served(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = make()
-    monkeypatch.setattr(nearby, "_MOST", 2)
+    monkeypatch.setattr(nearby, "_MOST_BYTES", int(2.5 * nearby._EACH))
     served = []
     for number in range(4):
         key = b"%d" % number
@@ -229,6 +229,23 @@ def test_what_was_dropped_for_room_is_not_served(make: Make, monkeypatch: pytest
         served.append((found.near, found.generation))
     assert [is_served(*each) for each in served] == [False, False, True, True]
     assert served[0][0].stored.fresh() is None, "its value is not held any more"
+
+
+def test_how_many_are_held_is_a_matter_of_bytes_alone(make: Make, selects: list[str]) -> None:
+    talk = make()
+    many = [b"%d" % number for number in range(3_000)]
+    for at in range(0, len(many), 500):
+        for key in many[at : at + 500]:
+            assert talk.fill("small", key=key)
+        talk.sync.flush()
+    for key in many:
+        assert talk.value(key) == "small"
+    selects.clear()
+    talk.sync._names.set_of.cache_clear()  # what its tags are called is known where an entry is
+    for key in many:
+        assert talk.value(key) == "small"
+    assert selects == []
+    assert talk.sync._names.set_of.cache_info().currsize == 0
 
 
 def test_what_is_large_is_not_held(make: Make) -> None:

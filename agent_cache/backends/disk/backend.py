@@ -52,7 +52,7 @@ class DiskBackend(Movable):
             other way is read all the same.
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
-    lose one, which is only a miss. What was read a moment ago is kept decoded (16 MB at most) and served again while
+    lose one, which is only a miss. What was read a moment ago is kept decoded (32 MB at most) and served again while
     SQLite says that nothing was committed. Who loads what is noted in a small file beside it (``…-leads``). Usable from
     several event loops, threads and processes at once. Before ``os.fork()`` the file is closed, and both sides open it
     again when they need it; a child that was forked past that while it was open does without the file.

@@ -17,7 +17,9 @@ from agent_cache.codecs import Stored, ToolCodec, codec_for
 
 __all__ = ["Near", "Nearby"]
 
-_MOST, _MOST_BYTES = 2_048, 16 * 1024 * 1024
+_MOST_BYTES = 32 * 1024 * 1024
+_LARGEST = _MOST_BYTES // 32
+_EACH = 1_024  # bytes of what is kept beside payload and value: the entry, its columns, the names of its tags
 _GONE: Stored = codec_for(Any).freeze(None)
 
 
@@ -48,7 +50,7 @@ class Near:
 
     @property
     def size(self) -> int:
-        return len(self.row[1]) + self.stored.size
+        return len(self.row[1]) + self.stored.size + _EACH
 
 
 class Nearby:
@@ -60,13 +62,13 @@ class Nearby:
         self.entries: dict[bytes, Near] = {}
 
     def add(self, near: Near) -> None:
-        if near.size > _MOST_BYTES // 16:
+        if near.size > _LARGEST:
             return
         with self._lock:
             self._drop(near.key)
             self.entries[near.key] = near
             self._bytes += near.size
-            while len(self.entries) > _MOST or self._bytes > _MOST_BYTES:
+            while self._bytes > _MOST_BYTES:
                 self._drop(next(iter(self.entries)))
 
     def _drop(self, key: bytes) -> None:

@@ -196,7 +196,11 @@ class Reading:
             return None
         stored_key = tool_key(key)
         near = self._nearby.entries.get(stored_key)
-        return None if near is None else self._current(near, self._names.of(tags), codec)
+        return None if near is None else self._current(near, self._names_of(near, tags), codec)
+
+    def _names_of(self, near: Near | None, tags: Sequence[Tag]) -> TagSet:
+        """What these tags are called in the file; known already where an entry under the very same was read before."""
+        return near.names if near is not None and near.names.tags == tags else self._names.of(tags)
 
     def _current(self, near: Near, names: TagSet, codec: ToolCodec) -> Found | None:
         """One of those that were read a moment ago, unless anything was committed since. Raises NotReady."""
@@ -213,8 +217,8 @@ class Reading:
         """Raises NotReady where the writer thread has to open the file first."""
         if key is None:
             return self.token_now(tags)
-        names = self._names.of(tags)
         stored_key = tool_key(key)
+        names = self._names_of(self._nearby.entries.get(stored_key), tags)
         pending = self._pending.rows.get(stored_key)  # before the select: it may land in between
         state = self._glance()
         row, versions, known = self._fetch(stored_key, names, state.known)
