@@ -84,7 +84,8 @@ class _Carrier(Coroutine[Any, Any, None]):
 
     def _end(self) -> None:
         """Let go of what holds this in turn, so that it is freed at once and not by the collector of cycles."""
-        self.coroutine = self._context = self.task = None
+        self.coroutine = self._context = None
+        self.task = cast(Any, None)
 
     def _now(self) -> tuple[Coroutine[Any, Any, None], Context]:
         """What is carried; ends the task if that is nothing."""
