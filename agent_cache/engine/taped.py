@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -75,6 +75,8 @@ class TapedCall:
     arguments: Mapping[str, Any]
     rule: ToolRule
     write: bool = False
+    narrowed: Callable[[Any], tuple[tuple[str, ...], ...]] | None = None
+    """What a write turns out to have written, given its result."""
 
 
 @lru_cache(maxsize=4_096)
@@ -113,6 +115,12 @@ def taped_write(
         return Answer(error=error)
     key = _guard_key(tool, values, arguments)
     call = TapedCall(asked, tool.resource, key, arguments, tool.policy.loop, write=True)
+    if tool.policy.names_result:  # with the values of now: the tool may change its arguments
+        known = [template.bound(arguments) if template.names_result else None for template in tool.policy.resources]
+        call.narrowed = lambda value: tuple(
+            (template.known_from(value) if template is not None else None) or path
+            for template, path in zip(known, paths, strict=True)
+        )
     return (yield from taped_call(call, view, lambda: live(tool, untaped(view), values)))
 
 
@@ -146,7 +154,7 @@ def taped_call(call: TapedCall, view: View, live: Callable[[], Line[Answer]]) ->
         answer = yield from _replayed(call, view, tape)
         if answer is not None:
             return answer
-    return (yield from _recorded(tape, call.asked, live(), nested=nested))
+    return (yield from _recorded(tape, call, live(), nested=nested))
 
 
 def taped_invalidation(tool: ReadTool, view: View, values: tuple[Any, ...] | None) -> bool:
@@ -234,8 +242,8 @@ def _guard_key(tool: ReadTool | WriteTool, values: tuple[Any, ...], arguments: M
 # -- recording -----------------------------------------------------------------------------------------------------------
 
 
-def _recorded(tape: Tape, asked: Asked, live: Line[Answer], *, nested: bool) -> Line[Answer]:
-    began = tape.tick()
+def _recorded(tape: Tape, call: TapedCall, live: Line[Answer], *, nested: bool) -> Line[Answer]:
+    asked, began = call.asked, tape.tick()
     reset = _inside.set(tape)
     try:
         answer = yield from live
@@ -247,6 +255,8 @@ def _recorded(tape: Tape, asked: Asked, live: Line[Answer], *, nested: bool) -> 
     finally:
         with suppress(ValueError):  # torn away, this ends in another context
             _inside.reset(reset)
+    if call.narrowed is not None and answer.error is None:
+        asked = replace(asked, paths=call.narrowed(answer.value))
     if not isinstance(answer.error, AgentLoopDetectedError):
         tape.keep(
             asked, began, answer.value, answer.error, hit=answer.hit, nested=nested, no_effect=answer.no_effect

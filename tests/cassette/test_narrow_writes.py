@@ -17,6 +17,7 @@ from agent_cache import (
     watched,
 )
 from agent_cache.audit import Seen, narrow_writes, overlap
+from agent_cache.cassette import load
 
 
 def read(key: str, outcome: object, at: int, *path: str) -> Seen:
@@ -130,3 +131,14 @@ def test_a_recorded_run_shows_its_narrow_write(tmp_path: Path) -> None:
             pass
         totals()
     assert [each.suspects for each in find_narrow_writes(tmp_path / "c")] == [("refuse()",)]
+
+
+def test_a_write_that_its_result_names_is_recorded_as_it_turned_out(tmp_path: Path) -> None:
+    @AgentCacheInvalidator("users:{result[id]}")
+    def create(name: str) -> dict[str, int]:
+        return {"id": 7}
+
+    with AgentCacheSession(record=tmp_path / "c"):
+        create("ann")
+    (call,) = load(tmp_path / "c").calls
+    assert call.resources == ("users:7",)
