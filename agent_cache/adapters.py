@@ -88,6 +88,8 @@ class ToolPolicy:
         ttl: seconds; None = until invalidated.
         ignore: arguments left out of the key.
         poll: the tool is meant to be polled.
+        write: of an other tool: False where it changes nothing of what the reads see, True where it does; None: nobody says
+            (then ``scope="lineage"`` takes it for a write of anything).
         cost: what one call costs, in a unit of your own.
         cache_if: a function of the result (as the adapter stores it); what it is false for is not stored.
         no_effect: of a write: exception classes it raises only before it has changed anything.
@@ -103,6 +105,7 @@ class ToolPolicy:
     ttl: float | None = None
     ignore: tuple[str, ...] = ()
     poll: bool = False
+    write: bool | None = None
     cost: float | None = None
     cache_if: Callable[[Any], bool] | None = None
     no_effect: tuple[type[Exception], ...] = ()
@@ -118,6 +121,10 @@ class ToolPolicy:
             raise ConfigurationError("resource", self.resource, f"say what this {self.kind} tool {self.kind}s")
         if self.kind != "read" and (self.ttl is not None or self.cache_if is not None or self.ignore):
             raise ConfigurationError("kind", self.kind, "ttl, ignore and cache_if are for kind='read'")
+        if self.kind != "other" and self.write is not None:
+            raise ConfigurationError(
+                "write", self.write, "it is for kind='other'; a read or a write says it by its kind"
+            )
         object.__setattr__(self, "no_effect", checked_no_effect(self.no_effect))
         for name, given in (("no_effect", self.no_effect), ("no_effect_if", self.no_effect_if)):
             if self.kind != "write" and given:
@@ -342,7 +349,7 @@ class AdaptedTool:
                 backend=backend,
             )
         if policy.kind == "other":
-            return watched(poll=policy.poll)
+            return watched(write=policy.write, poll=policy.poll)
         return AgentCache(
             resource,
             scope=GLOBAL if policy.scope is None else policy.scope,

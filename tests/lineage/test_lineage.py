@@ -22,7 +22,7 @@ from agent_cache import (
     refresh,
     watched,
 )
-from agent_cache.adapters import HeldSessions
+from agent_cache.adapters import HeldSessions, ToolPolicy, adapted
 from agent_cache.context import current_view
 from agent_cache.engine.effects import FLIGHTS
 from agent_cache.lineage import _MAX_LINKS, Lineage
@@ -333,6 +333,19 @@ async def test_a_watched_tool_is_a_write_of_anything_unless_it_says_that_it_is_n
                 await tools.shelf("a")
                 await tools.shelf("a")
     assert tools.runs == (1 if declared is False else 4)
+
+
+@pytest.mark.parametrize("declared", [None, True, False])
+async def test_so_is_an_adapters_other_tool(declared: bool | None) -> None:
+    tools = Tools()
+    think = adapted("think", ToolPolicy(kind="other", write=declared), (), "think")
+
+    async def thought() -> str:
+        return "hm"
+
+    assert await shares(tools, lambda: think({}, thought)) is (declared is False)
+    with pytest.raises(ConfigurationError, match="kind='other'"):
+        ToolPolicy(kind="write", resource="a", write=False)
 
 
 @pytest.mark.parametrize("declared", [None, True, False])
