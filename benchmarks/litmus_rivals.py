@@ -26,6 +26,7 @@ class _Rival:
     threads = False
     no_effect: type[Exception] | None = None
     by_result = False
+    expires = False
     settle = 0.0
     grace = 0.0
     grant = 0.0

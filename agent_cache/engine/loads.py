@@ -265,6 +265,8 @@ def _renewed(
         return None
     if not (yield from still_holds(tool, view, fresh.validator, values, kept, mark)):
         return None
+    if call.mark is not None and not call.mark.holds:  # a write of the caller's own came in between
+        return None
     try:
         landed = Landed(kept.stored.fresh(), kept.stored, revalidated=True)
     except UnstorableResultError:

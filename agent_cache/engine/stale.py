@@ -85,9 +85,9 @@ class Limits:
     hard: float | None
     waited: float = 0.0
 
-    def next(self) -> float | None:
-        """How long to wait until one of them has come."""
-        limit = self.soft if self.soft is not None else self.hard
+    def next(self, *, lasting: bool) -> float | None:
+        """How long to wait until one of them has come. The soft one is for loads of which a stale answer can take the place."""
+        limit = self.soft if self.soft is not None and lasting else self.hard
         return None if limit is None else max(0.0, limit - self.waited)
 
 
@@ -242,14 +242,14 @@ def flown_within(
         boarded = yield Board(object(), None, board.arrived, watched)
     again = False
     while True:
-        landed, waited = yield WaitOn(boarded, limits.next(), lasting, again)
+        landed, waited = yield WaitOn(boarded, limits.next(lasting=lasting), lasting, again)
         limits.waited += waited
         if landed is not None:
             shared = boarded.share
             watched_one = None if shared else boarded.flight
             return Within(Flown(landed if shared else None, led=boarded.led, watched=watched_one))
         again = True
-        instead = yield from _too_slow(tool, view, call, limits, watch)
+        instead = yield from _too_slow(tool, view, call, limits, watch, lasting=lasting)
         if instead is not None:
             given_up[0] = boarded.led
             if boarded.led:
@@ -258,10 +258,10 @@ def flown_within(
 
 
 def _too_slow(
-    tool: ReadTool, view: View, call: ReadCall, limits: Limits, watch: Watch | None
+    tool: ReadTool, view: View, call: ReadCall, limits: Limits, watch: Watch | None, *, lasting: bool
 ) -> Line[tuple[Answer, Report] | None]:
     """A limit has come. None: wait on."""
-    if limits.soft is not None:
+    if limits.soft is not None and lasting:
         limits.soft = None
         return (yield from _instead_of(tool, view, call, None, watch, "soft_timeout"))
     error = timed_out(tool, view)

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from agent_cache.testing.clock import FakeClock
@@ -48,6 +48,8 @@ class Adapter(Protocol):
         by_hand: whether calls can be invalidated by hand.
         no_effect: the exception by which a write says that it changed nothing; ``None`` if there is no such way.
         by_result: whether a write's resource may name its result (``"item:{result.ident}"``).
+        expires: whether entries expire at any time, so that "cached again" cannot be asked for.
+        keeps_errors: whether an error is an answer that is kept.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Adapter(Protocol):
     by_hand: bool
     no_effect: type[Exception] | None
     by_result: bool
+    expires: bool
+    keeps_errors: bool
 
     def make_read(self, fn: ReadTool, resource: str, scope: str) -> ReadTool:
         """Cache ``fn(ident)``; ``resource`` is a template over ``ident``."""
@@ -82,7 +86,10 @@ MakeAdapter = Callable[["FakeClock"], Adapter]
 
 
 class AgentCacheAdapter:
-    """agent_cache in front of the litmus's tools, over a memory backend or the one ``make_backend`` makes."""
+    """agent_cache in front of the litmus's tools, over a memory backend or the one ``make_backend`` makes.
+
+    ``freshness``: the name of some :data:`~agent_cache.testing.rules.RULES`; entries then expire all the time.
+    """
 
     name = "agent_cache"
     by_hand = True
@@ -96,12 +103,21 @@ class AgentCacheAdapter:
         settle: float = 0.02,
         lease: float | None = None,
         checks: frozenset[str] = ALL_CHECKS,
+        freshness: str | None = None,
     ) -> None:
         import agent_cache
 
         self.settle = settle
         self.lease = lease
-        self.checks = checks
+        self.checks = checks if freshness is None else checks - {"P5"}
+        self.expires = freshness is not None
+        self.keeps_errors = freshness == "cache_errors"
+        self._rules: dict[str, Any] = {}
+        if freshness is not None:
+            from agent_cache.testing.rules import Hasty, rules_of
+
+            self._rules = rules_of(freshness, 4e-6, 1e-4)
+            clock = cast("FakeClock", Hasty(clock))
         self.no_effect: type[Exception] | None = agent_cache.NoEffect
         if make_backend is None:
             self._backend: Any = agent_cache.MemoryBackend(clock=clock, settle=settle, write_lease=lease)
@@ -112,7 +128,7 @@ class AgentCacheAdapter:
         self._session = agent_cache.AgentCacheSession
 
     def make_read(self, fn: ReadTool, resource: str, scope: str) -> ReadTool:
-        read: ReadTool = self._cached(resource, scope=scope, backend=self._backend, maxsize=None)(fn)
+        read: ReadTool = self._cached(resource, scope=scope, backend=self._backend, maxsize=None, **self._rules)(fn)
         return read
 
     def make_write(self, fn: WriteTool, resource: str, scope: str, *, only: ReadTool | None = None) -> WriteTool:
@@ -156,6 +172,8 @@ class NaiveAdapter:
     checks = ALL_CHECKS - {"P5"}
     by_hand = False
     by_result = False
+    expires = False
+    keeps_errors = False
 
     def __init__(self, clock: FakeClock, *, before: bool, after: bool, coalesce: bool = False) -> None:
         self.name = "+".join(word for word, on in (("before", before), ("after", after), ("coalesce", coalesce)) if on)

@@ -175,7 +175,7 @@ class Schedule:
         self.mix = mix = Mix.of(self.seed, self._adapter)
         gives_up = mix.suspend and self._adapter.lease is not None
         lost = {"C0", "C3"} if gives_up else set()  # these hold only while the window is not given up
-        self.world = World(self._adapter.checks - lost)
+        self.world = World(self._adapter.checks - lost, keeps_errors=self._adapter.keeps_errors)
         self._make_tools()
         self._quiet = loop.create_future()
         self._looking = asyncio.Lock()
@@ -377,7 +377,7 @@ class Schedule:
             value = await read.call(ident)
         except LoadFailed as failure:
             if not self.world.legitimate(reading, failure):
-                self._spurious(f"{read.name}({ident!r}) got the failure of load {failure.load.number}")
+                self._spurious(f"{read.name}({ident!r}) got the failure of load {failure.number}")
         except asyncio.CancelledError:
             if not operation.cancelled:
                 self._spurious(f"{read.name}({ident!r}) was cancelled by nobody")
@@ -401,7 +401,7 @@ class Schedule:
         try:
             await self._pause()
             if rng.random() < self.mix.load_faults:
-                raise LoadFailed(load)
+                raise LoadFailed(load.number)
             load.sampled = self.world.current(entities)
             await self._pause()
             ok = True
@@ -549,6 +549,8 @@ class Schedule:
                     world._example(f"stuck: {key} is {first}, the source has {world.current(entities)}")
                     continue
                 second = await self._value(faultless, session, read, ident)
+                if self._adapter.expires:
+                    continue
                 if second is None or second[0] != first[0]:
                     self.outcome.stuck += 1
                     world._example(f"stuck: {key} is not cached again")

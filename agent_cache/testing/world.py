@@ -59,11 +59,16 @@ class Load:
 
 
 class LoadFailed(Exception):  # noqa: N818 - the litmus's tools fail on purpose
-    """A read tool failed on purpose."""
+    """A read tool failed on purpose. Plain enough to be kept where errors are answers."""
 
-    def __init__(self, load: Load) -> None:
-        super().__init__(f"load {load.number}")
-        self.load = load
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+
+    @property
+    def number(self) -> int:
+        """Of its load."""
+        number: int = self.args[0]
+        return number
 
 
 @dataclass(slots=True)
@@ -100,8 +105,9 @@ class Reading:
 class World:
     """The source, the notes of every event, and the checks C0 to C3, P2, P3 and P5."""
 
-    def __init__(self, checks: frozenset[str]) -> None:
+    def __init__(self, checks: frozenset[str], *, keeps_errors: bool = False) -> None:
         self.checks = checks
+        self.keeps_errors = keeps_errors
         self.now = 0
         self.history: dict[Entity, list[tuple[int, int]]] = defaultdict(list)
         """Per entity the commits in order: (event number, version)."""
@@ -260,9 +266,12 @@ class World:
         return broken
 
     def legitimate(self, reading: Reading, failure: LoadFailed) -> bool:
-        """May this call end with this failure? Only if it is one of its own load, not of one long over."""
-        load = failure.load
-        return (load.key, load.owner) == (reading.key, reading.owner) and load.ended > reading.start
+        """May this call end with this failure? Only if it is one of its own load, not of one long over; where errors are
+        kept, of one that began after the last write had ended."""
+        load = self.loads[failure.number]
+        if (load.key, load.owner) != (reading.key, reading.owner):
+            return False
+        return load.ended > reading.start or (self.keeps_errors and load.start >= reading.barrier)
 
     def _example(self, text: str) -> None:
         if len(self.examples) < _EXAMPLES:

@@ -357,3 +357,23 @@ def test_nested_tools_with_limits_do_not_wait_for_each_other_in_a_circle() -> No
         assert await get_page("a") == 2
 
     in_virtual_time(scenario)
+
+
+def test_the_soft_limit_leaves_a_load_alone_that_is_not_kept() -> None:
+    """While a write runs there is no stale answer to give: the caller waits on, and his load must not be ended."""
+    source = Slow()
+    get_page = reader(source, stale_if_error=60, soft_timeout=1)
+
+    @AgentCacheInvalidator("page:{name}")
+    async def slow_write(name: str) -> None:
+        await asyncio.sleep(50)
+
+    async def scenario(clock: FakeClock) -> None:
+        writer = asyncio.create_task(slow_write("a"))
+        await asyncio.sleep(1)
+        source.seconds = 5
+        assert await get_page("a") == [1]
+        assert source.cancelled == 0
+        await writer
+
+    in_virtual_time(scenario)

@@ -16,11 +16,13 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from agent_cache.testing.processes.referee import ALL_CHECKS
+from agent_cache.testing.rules import rules_of
 
 __all__ = [
     "LEAD_LEASE",
@@ -37,6 +39,7 @@ __all__ = [
 WRITE_LEASE = 2.0
 LEAD_LEASE = 1.0
 SETTLE = 0.5
+_TTL, _SOFT = 0.02, 0.002  # seconds, where rules of freshness are searched: entries expire between two calls
 """Short, so that a few seconds see leases end; seconds."""
 LEASE_MODE_DELAY = 0.2
 """D: for so long a process in lease mode may go on serving what a killed writer has changed."""
@@ -84,6 +87,7 @@ class Cache(Protocol):
         threads: whether it takes ``def`` tools.
         no_effect: the exception by which a write says that it changed nothing, if there is such a way.
         by_result: whether a write's resource may name its result (``"item:{result[ident]}"``).
+        expires: whether entries expire at any time, so that "cached again" cannot be asked for.
         settle: for so many seconds after a write that failed its commit may still land; 0: never.
         grace: for so many seconds after the death of a writer others may still be served what was before.
         grant: seconds after which the window or lead of a dead process is given up.
@@ -95,6 +99,7 @@ class Cache(Protocol):
     threads: bool
     no_effect: type[Exception] | None
     by_result: bool
+    expires: bool
     settle: float
     grace: float
     grant: float
@@ -130,6 +135,8 @@ def load_cache(name: str) -> Callable[[Setup], Cache]:
     """
     if name == "agent_cache":
         return AgentCacheCache
+    if name.startswith("agent_cache+"):  # the parent passes on what --freshness says
+        return partial(AgentCacheCache, freshness=name.partition("+")[2])
     if name == "never":
         return NeverCache
     words = {"get+set": "before+after"}.get(name, name).split("+")
@@ -161,16 +168,18 @@ class AgentCacheCache:
     """agent_cache over the backend of the URL, with short leases, refusing writes it cannot record."""
 
     name = "agent_cache"
-    single_loads = True
     threads = True
     by_result = True
     settle = SETTLE
     grant = WRITE_LEASE
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, freshness: str | None = None) -> None:
         import agent_cache
 
         self._setup = setup
+        self.expires = freshness is not None
+        self.single_loads = freshness is None
+        self._rules: dict[str, Any] = {} if freshness is None else rules_of(freshness, _TTL, _SOFT)
         self._backend: Any = None
         self.no_effect: type[Exception] | None = agent_cache.NoEffect
         lease = setup.options.get("coherence") == "lease"
@@ -186,7 +195,7 @@ class AgentCacheCache:
     def read(self, tool: Tool, resource: str, scope: str, owner: Callable[[], str]) -> Tool:
         import agent_cache
 
-        made: Tool = agent_cache.AgentCache(resource, scope=scope, maxsize=None)(tool)
+        made: Tool = agent_cache.AgentCache(resource, scope=scope, maxsize=None, **self._rules)(tool)
         return made
 
     def write(self, tool: Tool, resource: str, scope: str) -> Tool:
@@ -299,6 +308,7 @@ class NaiveCache:
     single_loads = False
     threads = False
     by_result = False
+    expires = False
     no_effect: type[Exception] | None = None
     settle = 0.0
     grace = 0.0

@@ -361,6 +361,7 @@ class Run:
         report.hangs += self.desk.hangs
         report.stuck, report.uncached = self.desk.stuck, self.desk.uncached
         report.excess_counts = self.cache.single_loads
+        report.hit_ratio_counts = report.hit_ratio_counts and not self.cache.expires
         report.examples = [*report.examples, *referee.examples]
         if not self.faults and report.refused:
             report.spurious += report.refused
@@ -430,7 +431,7 @@ def main(options: argparse.Namespace, operations: int | None) -> int:
         operations=operations,
         faults=tuple(name for name in options.faults.split(",") if name),
         every=options.every,
-        cache=options.cache,
+        cache=options.cache if options.freshness is None else f"agent_cache+{options.freshness}",
         seed=options.seed,
         own=options.server == "own",
         mix=options.mix,

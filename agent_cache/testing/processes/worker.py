@@ -257,7 +257,7 @@ class Worker:
                         self._client.tell("stuck", f"{key} is {first}, the source has {current}")
                     continue
                 second = await self._surely(session, read, ident)
-                if not isinstance(second, list) or second[0] != first[0]:
+                if not self._cache.expires and (not isinstance(second, list) or second[0] != first[0]):
                     self._client.tell("uncached", f"{key}: {first}, then {second}")
 
     async def _surely(self, session: Session, read: _Read, ident: Any) -> Any:
