@@ -20,9 +20,9 @@ from agent_cache.codecs.packed import PACKED, unpack
 from agent_cache.codecs.tool import ToolCodec, codec_for
 from agent_cache.errors import UnstorableResultError
 
-__all__ = ["Failure", "LastingCodec", "Marked"]
+__all__ = ["FAILURE", "Failure", "LastingCodec", "Marked"]
 
-_FAILURE, _MARKED = b"X", b"V"
+FAILURE, _MARKED = b"X", b"V"
 _MARK = 20
 _PLAIN = codec_for(Any)
 _OF_A_RAISE = frozenset({"args", "__dict__", "__traceback__", "__context__", "__cause__", "__suppress_context__"})
@@ -110,7 +110,7 @@ class LastingCodec(ToolCodec):
         name = self._names.get(type(error))
         if name is None:
             raise UnstorableResultError("error_class", f"{type(error).__qualname__} itself is not in cache_errors")
-        payload = sealed(_FAILURE, _PLAIN.freeze((name, error.args, vars(error)), max_bytes).payload())
+        payload = sealed(FAILURE, _PLAIN.freeze((name, error.args, vars(error)), max_bytes).payload())
         kept = self._failure(payload)
         if not _equal(kept.error(), error):
             raise UnstorableResultError("not_faithful", f"{type(error).__qualname__} has more than its arguments tell")
@@ -119,7 +119,7 @@ class LastingCodec(ToolCodec):
     def thaw_payload(self, payload: bytes, max_bytes: int = MAX_ENTRY_BYTES) -> Stored:
         if payload[:1] == PACKED:
             payload = unpack(opened(payload)[1], max_bytes)
-        if payload[:1] == _FAILURE:
+        if payload[:1] == FAILURE:
             return self._failure(payload)
         if payload[:1] == _MARKED:
             body = opened(payload)[1]

@@ -128,8 +128,9 @@ class Reach:
                 for key, member in cast(Any, cls).__members__.items()
             ]
         else:
-            members = [f"{key}:{self._describe(hint)}" for key, hint in self._fields(cls)]
-        self._lines[at] = f"{name}({', '.join(members)})"
+            members = [f"{key}{_details(cls, key)}:{self._describe(hint)}" for key, hint in self._fields(cls)]
+        kind = "enum" if is_enum else "tuple" if is_named else "dict" if is_dict else _kind(cls)
+        self._lines[at] = f"{kind} {name}({', '.join(members)})"
         return name
 
     def _fields(self, cls: type) -> list[tuple[str, Any]]:
@@ -159,6 +160,8 @@ class Reach:
                     self.factories = True
                 if not each.init:
                     self.quiet = False
+        if issubclass(cls, tuple):  # written by place
+            return [(key, hints.get(key, Any)) for key in cast(Any, cls)._fields]
         return sorted(hints.items(), key=lambda pair: pair[0])
 
     def _note_model(self, cls: type[BaseModel]) -> None:
@@ -177,6 +180,42 @@ class Reach:
             self.quiet = False
         if any(field.default_factory is not None for field in cls.model_fields.values()):
             self.factories = True
+
+
+def _kind(cls: type) -> str:
+    return "model" if issubclass(cls, BaseModel) else "dataclass" if dataclasses.is_dataclass(cls) else "class"
+
+
+def _details(cls: Any, key: str) -> str:
+    """What a field says beside its type: whether it may be missing, its default, aliases, constraints."""
+    if issubclass(cls, BaseModel):
+        field = cls.model_fields.get(key)
+        if field is None:
+            return ""
+        aliases = [str(each) for each in (field.alias, field.validation_alias, field.serialization_alias) if each]
+        limits = [_plainly(extra) for extra in field.metadata]
+        return "".join(["" if field.is_required() else f"={_plainly(field.default)}", *aliases, *limits])
+    if dataclasses.is_dataclass(cls):
+        found = next((each for each in dataclasses.fields(cls) if each.name == key), None)
+        return "" if found is None or found.default is dataclasses.MISSING else f"={_plainly(found.default)}"
+    if issubclass(cls, tuple):
+        defaults: dict[str, Any] = getattr(cls, "_field_defaults", {})
+        return f"={_plainly(defaults[key])}" if key in defaults else ""
+    required = getattr(cls, "__required_keys__", None)
+    return "?" if required is not None and key not in required else ""
+
+
+def _plainly(value: Any) -> str:
+    """A text that is the same in every process: a plain value in full, of anything else its type and plain attributes."""
+    if type(value) in ATOMS:
+        return repr(value)
+    if isinstance(value, Enum):
+        return value.name
+    own = {**vars(value)} if hasattr(value, "__dict__") else {}
+    for name in getattr(type(value), "__slots__", ()):
+        own.setdefault(name, getattr(value, name, None))
+    plain = sorted(f"{name}={each!r}" for name, each in own.items() if type(each) in ATOMS)
+    return f"{type(value).__qualname__}({', '.join(plain)})"
 
 
 def _has_validators(cls: Any) -> bool:

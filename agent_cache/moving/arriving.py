@@ -18,6 +18,7 @@ from agent_cache.backends.base import Found, Missing, NewEntry
 from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import Clock, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
+from agent_cache.codecs.lasting import FAILURE
 from agent_cache.errors import UnstorableResultError
 from agent_cache.known import known_tool
 from agent_cache.moving.files import Incoming, checked_path, checked_secret
@@ -154,10 +155,9 @@ async def _store_entry(backend: Any, key: bytes, record: Record, rules: _Rules) 
         return "there"
     if not isinstance(seen, Missing):
         return "blocked"
-    size = len(record.payload)
     entry = NewEntry(
         key,
-        Stored(None, _Opening(record.payload, record.group), size, record.payload),
+        _stored(backend, record),
         record.ttl,
         record.load_seconds,
         record.group,
@@ -168,6 +168,17 @@ async def _store_entry(backend: Any, key: bytes, record: Record, rules: _Rules) 
         age=record.age,
     )
     return "" if await backend.fill(seen.token, entry) else "refused"
+
+
+def _stored(backend: Any, record: Record) -> Stored:
+    """As it is handed over: decoded where it is kept decoded and the tool is known. Raises UnstorableResultError."""
+    payload = record.payload
+    known = known_tool(record.group) if backend.in_process or hasattr(backend, "near") else None
+    if known is not None:
+        return known.codec.thaw_payload(payload)
+    if backend.in_process and payload[:1] == FAILURE:
+        raise UnstorableResultError("error_class", "an error is kept as such only where its tool is known")
+    return Stored(None, _Opening(payload, record.group), len(payload), payload)
 
 
 async def _flush(backend: Any) -> None:

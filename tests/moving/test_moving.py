@@ -53,6 +53,12 @@ async def get_orders(user_id: str) -> tuple[int, ...]:
     return 1, 2
 
 
+@AgentCache("lost", cache_errors={KeyError: 60})
+async def get_lost() -> int:
+    ran.append("lost")
+    raise KeyError("u9")
+
+
 @AgentCacheInvalidator("carts:{user_id}")
 async def add(user_id: str) -> None:
     return None
@@ -236,6 +242,8 @@ async def test_a_write_that_comes_between_token_and_fill_wins(backend: Any, tmp_
     class Racing:
         """Between the two a whole write."""
 
+        in_process = False
+
         async def lookup(self, key: bytes | None, tags: Any, codec: Any) -> Any:
             seen = await backend.lookup(key, tags, codec)
             window = await backend.begin(write_tags([("cart", "42")], ()), "writer")
@@ -327,6 +335,28 @@ async def test_the_file_is_its_owner_s_and_appears_when_it_is_whole(tmp_path: Pa
         await store.export(file, overwrite=True, only=bad)
     assert file.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["f.gz"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_an_error_kept_as_an_answer_comes_along(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into memory only where the tool is known: nobody else can tell an error from a value."""
+    store, fresh = MemoryBackend(), MemoryBackend()
+    configure(backend=store)
+    with pytest.raises(KeyError):
+        await get_lost()
+    await store.export(tmp_path / "f")
+    with monkeypatch.context() as patched:
+        if not known:
+            patched.setattr("agent_cache.moving.arriving.known_tool", lambda _group: None)
+        report = await fresh.import_(tmp_path / "f")
+    assert (report.entries, report.left_out) == ((1, {}) if known else (0, {"refused": 1}))
+    configure(backend=fresh)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="u9"):
+            await get_lost()
+    assert ran == ["lost"] * (1 if known else 2)
 
 
 async def test_a_tool_that_is_not_known_yet_finds_its_entries_later(tmp_path: Path) -> None:
@@ -459,3 +489,17 @@ async def test_bad_input_to_import(how: dict[str, Any], match: str, tmp_path: Pa
 async def test_a_file_that_is_not_there() -> None:
     with pytest.raises(ExportFileError, match=r"nowhere.*No such file"):
         await MemoryBackend().import_("/nowhere/f")
+
+
+@pytest.mark.parametrize("kind", ["tiered_disk", "tiered_redis"])
+async def test_an_import_into_tiers_warms_the_near_one_too(make: Make, kind: str, tmp_path: Path) -> None:
+    store, tier = MemoryBackend(), make(kind)
+    configure(backend=store)
+    await read_all()
+    await store.export(tmp_path / "f")
+    await tier.import_(tmp_path / "f")
+    assert tier.near.sync.stats()["entries"] == 4
+    configure(backend=tier)
+    await read_all()
+    assert len(ran) == 4
+    assert (await tier.stats())["far_hits"] == 0
