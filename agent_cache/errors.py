@@ -11,6 +11,7 @@
     │   └── UnrecordedCallError              a replayed run made a call that was not recorded
     ├── ExportFileError (ValueError)         a file that cannot be imported
     ├── LoadTimeoutError (TimeoutError)      a read tool took longer than its hard_timeout
+    ├── BatchLoadError (LookupError)         a batch loader did not say what the value of a key is
     └── AgentLoopDetectedError               a session's loop policy stopped a call
     NoEffect (Exception)                     raised BY a write tool: "nothing was changed", not an error of ours
     ReplayedToolError (Exception)        a tool's own error, given again from a cassette
@@ -31,6 +32,7 @@ __all__ = [
     "AgentCacheError",
     "AgentLoopDetectedError",
     "BackendError",
+    "BatchLoadError",
     "CassetteError",
     "ConfigurationError",
     "ExportFileError",
@@ -133,6 +135,18 @@ class LoadTimeoutError(AgentCacheError, TimeoutError):
         self.tool = tool
         self.seconds = seconds
         super().__init__(f"{tool} was not answered within hard_timeout={seconds:g} s")
+
+
+class BatchLoadError(AgentCacheError, LookupError):
+    """A batch loader did not say what the value of this caller's key is.
+
+    ``key`` is the key it left out; None where its whole answer could not be used.
+    """
+
+    def __init__(self, why: str, key: object = None) -> None:
+        self.why = why
+        self.key = key
+        super().__init__(why if key is None else f"{why}: {key!r}")
 
 
 class AgentLoopDetectedError(AgentCacheError):

@@ -22,7 +22,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
@@ -64,6 +64,16 @@ class Landed:
 _inside: ContextVar[tuple[Flight, ...]] = ContextVar("agent_cache_inside", default=())
 
 
+def flights_here() -> tuple[Flight, ...]:
+    """The loads that the caller is inside of."""
+    return _inside.get()
+
+
+def inside(flights: Iterable[Flight]) -> None:
+    """The running task works for all of these loads: whatever it waits for, they wait for."""
+    _inside.set(tuple(flights))
+
+
 class Flight:
     """One load, under way or landed."""
 
@@ -103,14 +113,14 @@ class Flight:
 
     def wait_begins(self) -> None:
         """The caller will :meth:`ride`. Call under the lock under which :func:`may_wait_for` was asked."""
-        for flight in _inside.get()[-1:]:
+        for flight in _inside.get():
             flight.waits_for[self] = flight.waits_for.get(self, 0) + 1
 
     def _wait_ends(self) -> None:
         if not _inside.get():
             return
         with self.table.lock:
-            for flight in _inside.get()[-1:]:
+            for flight in _inside.get():
                 left = flight.waits_for.pop(self, 1) - 1
                 if left:
                     flight.waits_for[self] = left
@@ -392,4 +402,4 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-__all__ += ["may_wait_for"]
+__all__ += ["flights_here", "inside", "may_wait_for"]

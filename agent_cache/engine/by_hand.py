@@ -11,7 +11,7 @@ from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
 from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Ask, Down, Fill, Move, Moved
+from agent_cache.engine.effects import Ask, Down, Fill, Flush, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.reads import _ask as ask
 from agent_cache.engine.reads import _hit as hit
@@ -82,14 +82,17 @@ def put_line(tool: ReadTool, view: View, call: ReadCall, tags: tuple[Tag, ...], 
     if not (yield from move_line(tool, view, call.backend, tags)):
         return
     found: Lookup | Down = yield Ask(call, tool.codec, token_only=True)
+    down: object = found
     if isinstance(found, Missing):
-        found = yield Fill(call.backend, found.token, entry_by_hand(tool, call, stored))
-    if isinstance(found, Down) and isinstance(found.error, UnstorableResultError):
-        view.count(tool.resource, "unstorable", reason=found.error.reason)
+        down = yield Fill(call.backend, found.token, entry_by_hand(tool, call, stored))
+        if down is True:
+            down = yield Flush(call.backend)
+    if isinstance(down, Down) and isinstance(down.error, UnstorableResultError):
+        view.count(tool.resource, "unstorable", reason=down.error.reason)
         text = "%s: what was set is not stored (%s)"
-        settings.notices.once((tool.identity, "by hand", found.error.reason), text, tool.name, found.error)
-    elif isinstance(found, Down):
-        backend_failed(view, tool.resource, call.backend, found)
+        settings.notices.once((tool.identity, "by hand", down.error.reason), text, tool.name, down.error)
+    elif isinstance(down, Down):
+        backend_failed(view, tool.resource, call.backend, down)
 
 
 def entry_by_hand(tool: ReadTool, call: ReadCall, stored: Stored) -> NewEntry:

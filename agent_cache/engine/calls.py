@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from agent_cache.backends.base import Backend
@@ -132,6 +132,8 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
             if len(calls) >= _MAX_CALLS:
                 calls.clear()
             calls[hot_key] = known
+    elif tool.ttl_of is not None:
+        return replace(cast(ReadCall, known), ttl=tool.ttl_of(values))
     return cast("ReadCall | Bypass", known)
 
 
@@ -171,7 +173,7 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
         chain=chain,
         dies_with_session=policy.scope == "session",
         backend=backend_for(policy.backend, view.session),
-        ttl=policy.ttl if policy.ttl is not None else settings.default_ttl,
+        ttl=_ttl(tool, values),
     )
 
 
@@ -196,6 +198,12 @@ def _in_lineage(
         ttl=tool.policy.ttl if tool.policy.ttl is not None else settings.default_ttl,
         mark=mark,
     )
+
+
+def _ttl(tool: ReadTool, values: tuple[Any, ...]) -> float | None:
+    if tool.ttl_of is not None:
+        return tool.ttl_of(values)
+    return tool.policy.ttl if tool.policy.ttl is not None else settings.default_ttl
 
 
 def backend_for(own: Backend | None, session: SessionState | None) -> Backend:

@@ -33,6 +33,7 @@ __all__ = [
     "Ended",
     "Fill",
     "Flown",
+    "Flush",
     "Fly",
     "Load",
     "Move",
@@ -154,6 +155,36 @@ class Fill:
             return self.backend.sync.fill(self.token, self.entry)
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
+
+
+@dataclass(slots=True, eq=False)
+class Flush:
+    """Have what was stored written where others see it, in backends that do so later. Replies with Down or None."""
+
+    backend: Backend
+
+    async def go(self) -> Down | None:
+        flush = self._flush(self.backend)
+        try:
+            if flush is not None:
+                await flush()
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
+
+    def go_blocking(self) -> Down | None:
+        far = getattr(self.backend, "far", self.backend)
+        flush = self._flush(far.sync)
+        try:
+            if flush is not None:
+                flush()
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
+
+    @staticmethod
+    def _flush(of: object) -> Callable[[], Any] | None:
+        return getattr(getattr(of, "far", of), "flush", None)
 
 
 @dataclass(slots=True, eq=False)
@@ -417,4 +448,4 @@ async def _shielded(
         return Down(error), cancelled
 
 
-Effect = Ask | Claim | Pause | Fill | Run | Load | Fly | Begin | End | Move
+Effect = Ask | Claim | Pause | Fill | Flush | Run | Load | Fly | Begin | End | Move

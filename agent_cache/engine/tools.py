@@ -30,6 +30,8 @@ class ReadTool:
     known: KnownTool
     """Held here, so that it is known as long as there is this tool."""
     origin: str
+    ttl_of: Callable[[tuple[Any, ...]], float | None] | None = None
+    """The seconds one call asks for, where calls may differ; else the policy's."""
 
     @property
     def resource(self) -> str:

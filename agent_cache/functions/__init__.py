@@ -10,8 +10,9 @@ All of it is thin over the engine: entries, single-flight, fences and counters a
 belongs to agents (scopes, sessions, loops) is the other decorators' business.
 """
 
+from agent_cache.functions.cache import AsyncCache
 from agent_cache.functions.invalidators import AsyncLRUInvalidator, AsyncTTLInvalidator
 from agent_cache.functions.key import KEY, NEVER
 from agent_cache.functions.lru import AsyncLRU, AsyncTTL
 
-__all__ = ["KEY", "NEVER", "AsyncLRU", "AsyncLRUInvalidator", "AsyncTTL", "AsyncTTLInvalidator"]
+__all__ = ["KEY", "NEVER", "AsyncCache", "AsyncLRU", "AsyncLRUInvalidator", "AsyncTTL", "AsyncTTLInvalidator"]

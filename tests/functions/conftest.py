@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,24 @@ import pytest
 
 from agent_cache import DiskBackend, MemoryBackend, RedisBackend, TieredBackend, configure
 from agent_cache.config import settings
+from agent_cache.engine.effects import FLIGHTS
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.policy import scopes_of_reads
 from agent_cache.testing import FakeClock
 from agent_cache.testing.servers import RedisServer
+
+
+@pytest.fixture
+def all_riding() -> Callable[[int], Awaitable[None]]:
+    """Wait until so many callers share the loads under way; how long their lookups take is nobody's business."""
+
+    async def wait(callers: int) -> None:
+        async with asyncio.timeout(20):
+            while sum(len(getattr(flight, "_riders", ())) for flight in FLIGHTS._latest.values()) < callers:
+                await asyncio.sleep(0.001)
+
+    return wait
+
 
 KINDS = ("memory", "disk", "disk behind memory", "redis", "redis behind memory", "redis by lease")
 

@@ -128,7 +128,7 @@ async def test_no_drop_is_undone_by_a_load_that_began_before(backend: Any) -> No
         assert (await look_up("a"))["state"] == source.state
 
 
-async def test_a_crowd_loads_once_and_cancelling_the_first_disturbs_nobody(backend: Any) -> None:
+async def test_a_crowd_loads_once_and_cancelling_the_first_disturbs_nobody(backend: Any, all_riding: Any) -> None:
     source, gate, running = Source(), asyncio.Event(), asyncio.Event()
 
     @AsyncLRU(backend=backend)
@@ -138,7 +138,7 @@ async def test_a_crowd_loads_once_and_cancelling_the_first_disturbs_nobody(backe
         return source.read(name)
 
     crowd = [asyncio.create_task(look_up("a")) for _ in range(10)]
-    await running.wait()
+    await all_riding(10)
     crowd[0].cancel()
     gate.set()
     answers = await asyncio.gather(*crowd, return_exceptions=True)
