@@ -1,9 +1,9 @@
 """Moving what is stored, and checking it: files, their format, and the doors that every backend has.
 
 One implementation for all backends, over what :class:`~agent_cache.backends.base.Scanning` and the protocol of fills give.
-``format`` is bytes and records, ``files`` is threads and disks, ``leaving`` and ``arriving`` decide what is moved, ``checking`` looks whether it is sound, ``looking`` is for people at
-a terminal,
-``doors`` are the methods. How a backend stores anything is not known here.
+``format`` is bytes and records, ``files`` is threads and disks, ``leaving`` and ``arriving`` decide what is moved,
+``checking`` looks whether it is sound, ``looking`` is for people at a terminal, ``doors`` are the methods. How a backend
+stores anything is not known here.
 """
 
 from agent_cache.moving.arriving import import_

@@ -359,14 +359,18 @@ async def test_an_error_kept_as_an_answer_comes_along(
     assert ran == ["lost"] * (1 if known else 2)
 
 
-async def test_a_tool_that_is_not_known_yet_finds_its_entries_later(tmp_path: Path) -> None:
+async def test_a_tool_that_is_not_known_yet_finds_its_entries_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An import into memory before the tools are decorated: what is decoded is decoded by their own codec."""
     store = MemoryBackend()
     configure(backend=store)
     await read_all()
     await store.export(tmp_path / "f")
     fresh = MemoryBackend()
-    await fresh.import_(tmp_path / "f")
+    with monkeypatch.context() as patched:
+        patched.setattr("agent_cache.moving.arriving.known_tool", lambda _group: None)
+        await fresh.import_(tmp_path / "f")
     configure(backend=fresh)
     first, second = await get_cart("u1"), await get_cart("u1")
     assert first == {"items": ["u1"]}
@@ -376,7 +380,7 @@ async def test_a_tool_that_is_not_known_yet_finds_its_entries_later(tmp_path: Pa
     assert agent_cache.get_metrics()["hits"] >= 3
 
 
-async def test_a_payload_that_nobody_can_read_is_a_miss(tmp_path: Path) -> None:
+async def test_a_payload_that_nobody_can_read_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, fresh = MemoryBackend(), MemoryBackend()
     configure(backend=store)
     await get_price()
@@ -386,7 +390,9 @@ async def test_a_payload_that_nobody_can_read_is_a_miss(tmp_path: Path) -> None:
     await store.export(tmp_path / "f")
     text = (tmp_path / "f").read_bytes()
     assert b'"no"' in text
-    await fresh.import_(tmp_path / "f")
+    with monkeypatch.context() as patched:  # taken in before there was the tool
+        patched.setattr("agent_cache.moving.arriving.known_tool", lambda _group: None)
+        await fresh.import_(tmp_path / "f")
     # made unreadable in the memory of the one who took it in
     configure(backend=fresh)
     (arrived,) = [entry async for entry in fresh.scan()]
