@@ -30,10 +30,13 @@ from agent_cache.clock import nonce
 from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
+from agent_cache.engine.stale import STALE, pass_through
 from agent_cache.errors import ConfigurationError
+from agent_cache.freshness import checked_freshness
 from agent_cache.keys import IDENTITY
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import GLOBAL, LoopEvent
+from agent_cache.policy import checked_fraction
 from agent_cache.refusals import checked_no_effect
 from agent_cache.session import AgentCacheSession, left
 from agent_cache.tags import Template, quoted
@@ -52,6 +55,7 @@ __all__ = [
     "in_session",
     "is_decorated",
     "is_taping",
+    "pass_through",
     "prefixed",
     "replayable",
     "taken_hints",
@@ -60,6 +64,7 @@ __all__ = [
 T = TypeVar("T")
 Kind = Literal["read", "write", "other"]
 _KINDS = ("read", "write", "other")
+_FRESHNESS = ("stale_while_revalidate", "stale_if_error", "early_refresh", "soft_timeout", "hard_timeout")
 
 
 class _Missing(Enum):
@@ -86,6 +91,8 @@ class ToolPolicy:
             arguments, or several.
         scope: who may share an answer; None = nobody said so. A tool that is told who is asking needs one.
         ttl: seconds; None = until invalidated.
+        jitter, stale_while_revalidate, stale_if_error, early_refresh, soft_timeout, hard_timeout: of a read, as for
+            :class:`~agent_cache.AgentCache`.
         ignore: arguments left out of the key.
         poll: the tool is meant to be polled.
         write: of an other tool: False where it changes nothing of what the reads see, True where it does; None: nobody says
@@ -103,6 +110,12 @@ class ToolPolicy:
     resource: str | tuple[str, ...] = ()
     scope: str | None = None
     ttl: float | None = None
+    jitter: float = 0.0
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+    early_refresh: float = 0.0
+    soft_timeout: float | None = None
+    hard_timeout: float | None = None
     ignore: tuple[str, ...] = ()
     poll: bool = False
     write: bool | None = None
@@ -121,6 +134,11 @@ class ToolPolicy:
             raise ConfigurationError("resource", self.resource, f"say what this {self.kind} tool {self.kind}s")
         if self.kind != "read" and (self.ttl is not None or self.cache_if is not None or self.ignore):
             raise ConfigurationError("kind", self.kind, "ttl, ignore and cache_if are for kind='read'")
+        for name in ("jitter", *_FRESHNESS):
+            if self.kind != "read" and getattr(self, name):
+                raise ConfigurationError(name, getattr(self, name), "it is for kind='read'")
+        checked_fraction(self.jitter, "jitter")
+        checked_freshness(self.ttl, **self.freshness)
         if self.kind != "other" and self.write is not None:
             raise ConfigurationError(
                 "write", self.write, "it is for kind='other'; a read or a write says it by its kind"
@@ -129,6 +147,11 @@ class ToolPolicy:
         for name, given in (("no_effect", self.no_effect), ("no_effect_if", self.no_effect_if)):
             if self.kind != "write" and given:
                 raise ConfigurationError(name, given, "it is for kind='write'")
+
+    @property
+    def freshness(self) -> dict[str, Any]:
+        """The fields about freshness, as parameters of :class:`~agent_cache.AgentCache`."""
+        return {name: getattr(self, name) for name in _FRESHNESS}
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -231,10 +254,14 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T]):
-    """What a call returned. ``executed``: the tool was run for this very call; else the answer was there already."""
+    """What a call returned. ``executed``: the tool was run for this very call; else the answer was there already.
+
+    ``stale``: the rule by which an answer beyond its ttl was served (such as ``"stale_while_revalidate"``), else None.
+    """
 
     value: T
     executed: bool
+    stale: str | None = None
 
 
 class OneCallOnly:
@@ -288,36 +315,48 @@ class AdaptedTool:
             AgentLoopDetectedError: the session's loop policy stopped the call.
         """
         executed: list[bool] = []
+        rules: list[str]
 
         async def noted() -> T:
             executed.append(True)
             return await run()
 
-        reset = _run.set(noted)
+        reset, told = _run.set(noted), STALE.set(rules := [])
         try:
             value = await self._decorated(backend, arguments, is_async=True)(**arguments)
         finally:
             _run.reset(reset)
-            del reset  # it holds the context, and a traceback this frame
-        return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
+            STALE.reset(told)
+            del reset, told  # it holds the context, and a traceback this frame
+        return Served(
+            value.result if isinstance(value, OneCallOnly) else value,
+            bool(executed),
+            rules[-1] if rules and not executed else None,
+        )
 
     def blocking(
         self, arguments: Mapping[str, Any], run: Callable[[], T], *, backend: Backend | None = None
     ) -> Served[T]:
         """The same for code without an event loop; equal calls made at once in several threads run once."""
         executed: list[bool] = []
+        rules: list[str]
 
         def noted() -> T:
             executed.append(True)
             return run()
 
-        reset = _run.set(noted)
+        reset, told = _run.set(noted), STALE.set(rules := [])
         try:
             value = self._decorated(backend, arguments, is_async=False)(**arguments)
         finally:
             _run.reset(reset)
-            del reset  # it holds the context, and a traceback this frame
-        return Served(value.result if isinstance(value, OneCallOnly) else value, bool(executed))
+            STALE.reset(told)
+            del reset, told  # it holds the context, and a traceback this frame
+        return Served(
+            value.result if isinstance(value, OneCallOnly) else value,
+            bool(executed),
+            rules[-1] if rules and not executed else None,
+        )
 
     def _decorated(self, backend: Backend | None, arguments: Iterable[str], *, is_async: bool) -> Any:
         more = not self._known_names.issuperset(arguments)
@@ -354,6 +393,8 @@ class AdaptedTool:
             resource,
             scope=GLOBAL if policy.scope is None else policy.scope,
             ttl=policy.ttl,
+            jitter=policy.jitter,
+            **policy.freshness,
             maxsize=None,
             ignore=[name for name in policy.ignore if name in self._names],
             cache_if=_unpacking(policy.cache_if),

@@ -12,6 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +33,33 @@ from agent_cache.flight import Landed
 from agent_cache.freshness import Freshness, retry_after
 from agent_cache.locks import renewed_after_fork
 
-__all__ = ["RESTS", "Limits", "after_load", "before_load", "early_by", "flown_within", "refresh_early", "timed_out"]
+__all__ = [
+    "RESTS",
+    "STALE",
+    "Limits",
+    "after_load",
+    "before_load",
+    "early_by",
+    "flown_within",
+    "pass_through",
+    "refresh_early",
+    "timed_out",
+]
 
 _chance = random.Random()  # noqa: S311 - of our own, as in loads
 _FIRST_REST = 1.0  # seconds for which nothing is refreshed in the background after that failed
 _MOST_RESTS = 4_096
 _clock = time.monotonic
 _wall = time.time
-never_hidden: tuple[type[BaseException], ...] = (AgentLoopDetectedError,)
-"""Errors that are said to whoever runs the agent, and are no failure of the source: no stale answer takes their place."""
+_never_hidden: list[type[BaseException]] = [AgentLoopDetectedError]
+STALE: ContextVar[list[str] | None] = ContextVar("agent_cache_stale", default=None)
+"""Where an adapter wants to hear by which rule a call was answered beyond its ttl."""
+
+
+def pass_through(*kinds: type[BaseException]) -> None:
+    """Errors that are said to whoever runs the agent, and are no failure of the source (a framework's control flow): no
+    stale answer takes their place."""
+    _never_hidden.extend(kind for kind in kinds if kind not in _never_hidden)
 
 
 class _Rests:
@@ -201,7 +220,7 @@ def _instead_of(
     if fresh is None or not fresh.stale_if_error:
         return None
     if error is not None:
-        hidden = isinstance(error, Exception) and not isinstance(error, never_hidden)
+        hidden = isinstance(error, Exception) and not isinstance(error, tuple(_never_hidden))
         if not hidden or type(error) in fresh.errors:
             return None
     found: Lookup | Down = yield Ask(call, tool.codec)
@@ -306,6 +325,9 @@ def _answered(
         return None
     if why is not None:
         view.count(tool.resource, "stale_served", reason=why)
+        heard = STALE.get()
+        if heard is not None:
+            heard.append(why)
     if why in (None, "stale_while_revalidate"):
         for metrics in view.metrics:
             metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)

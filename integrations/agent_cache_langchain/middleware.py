@@ -19,7 +19,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from agent_cache import AgentLoopDetectedError, ConfigurationError
-from agent_cache.adapters import OneCallOnly, Policies, Served, ToolPolicy
+from agent_cache.adapters import OneCallOnly, Policies, Served, ToolPolicy, pass_through
 from agent_cache.backends.base import Backend
 from agent_cache.context import current_view
 from agent_cache_langchain.interrupts import was_answered
@@ -29,6 +29,8 @@ from agent_cache_langchain.replay import FailedResult, answer_of, replay
 from agent_cache_langchain.sessions import Identity, RunSessions
 
 __all__ = ["AgentCacheMiddleware"]
+
+pass_through(GraphBubbleUp)  # an interrupt is for a human: no stale answer takes its place
 
 _RUN = "agent_cache_run"
 

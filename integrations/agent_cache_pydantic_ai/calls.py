@@ -29,6 +29,7 @@ from agent_cache.adapters import (
     adapted,
     in_session,
     is_decorated,
+    pass_through,
     taken_hints,
 )
 from agent_cache.backends.base import Backend
@@ -38,6 +39,9 @@ from agent_cache.session import AgentCacheSession
 from agent_cache_pydantic_ai.tools import KnownTool, is_meddled, known_tool, source_of
 
 __all__ = ["METADATA", "Calls", "Identity", "SessionId"]
+
+_FOR_THE_RUN = ("ModelRetry", "CallDeferred", "ApprovalRequired", "SkipToolExecution")  # not all are in every version
+pass_through(*(getattr(_exceptions, name) for name in _FOR_THE_RUN if hasattr(_exceptions, name)))
 
 METADATA = "agent_cache"
 """The key of a policy in a tool's metadata."""
