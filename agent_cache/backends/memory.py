@@ -25,7 +25,9 @@ from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, 
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
+from agent_cache.backends.expiring import Expiring
 from agent_cache.backends.shares import Share, shares_of
+from agent_cache.backends.sweeper import SWEEPER, checked_sweep
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas, refuse_larger
 from agent_cache.clock import Clock as ClockFunction
 from agent_cache.clock import monotonic, nonce, seconds
@@ -42,6 +44,7 @@ _OVERHEAD = 400  # bytes an entry costs beside its value: measured with tracemal
 _FOREVER = float("inf")
 _KEY_VALUE = "key-value"
 _MAX_OWN = 65_536
+_SWEPT_AT_ONCE = 500
 _SESSION = ("session",)
 _SCANNED = 64  # entries written down before others get their turn
 
@@ -243,8 +246,10 @@ class MemoryStore(MovableBlocking):
         eviction: EvictionChoice = "adaptive",
         quotas: Mapping[str, Quota] | None = None,
         max_entry_bytes: int | None = None,
+        sweep: float | None = 60.0,
     ) -> None:
         self.eviction: EvictionChoice = eviction
+        self.sweep_every = checked_sweep(sweep)
         self.quotas = checked_quotas(quotas)
         weighs = bool(self.quotas) or eviction == "cost" or not isinstance(eviction, str)
         self._entry_type: type[Entry] = SharedEntry if weighs else Entry
@@ -280,6 +285,9 @@ class MemoryStore(MovableBlocking):
         self._groups: dict[str, EvictionPolicy[Entry]] = {}
         self._shares: dict[str, Share] = shares_of(self.quotas, self.eviction)
         self._chains: dict[Chain, Members] = {}
+        self._expiring: Expiring[Entry] | None = None if self.sweep_every is None else Expiring(self.sweep_every)
+        self._is_swept = False  # whether the sweeper knows of this store
+        self._is_to_be_swept = False
         self._bytes = 0
         self._evictions = 0
         self._hits = self._misses = 0
@@ -332,7 +340,9 @@ class MemoryStore(MovableBlocking):
             if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
                 raise UnstorableResultError("too_large", text)
-            return True
+        if self._is_to_be_swept:
+            self._ask_to_be_swept()
+        return True
 
     def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         """Open a window: versions and fences move, fills are refused until it is closed."""
@@ -572,6 +582,8 @@ class MemoryStore(MovableBlocking):
             self._remove(old)
         self._entries[entry.key] = entry
         self._bytes += size
+        if entry.deadline != _FOREVER and self._expiring is not None:
+            self._expect(self._expiring, entry)
         if entry.chain:
             members = self._chains.get(entry.chain)
             if members is None:
@@ -602,6 +614,8 @@ class MemoryStore(MovableBlocking):
     def _remove(self, entry: Entry, out_of: EvictionPolicy[Entry] | Share | None = None) -> None:
         """Take an entry out of everything but the ring it already left."""
         entry.dead = True
+        if entry.deadline != _FOREVER and self._expiring is not None and entry.deadline + entry.grace != _FOREVER:
+            self._expiring.forget()
         entry.deadline = -_FOREVER
         self._bytes -= entry.size  # before the value goes
         share = entry.share
@@ -619,6 +633,41 @@ class MemoryStore(MovableBlocking):
         if group is not None and not group.live:
             del self._groups[entry.group]
         entry.stored = _GONE
+
+    # -- what has expired ---------------------------------------------------------------------------------------------
+
+    def _expect(self, expiring: Expiring[Entry], entry: Entry) -> None:
+        ends = entry.deadline + entry.grace
+        if ends != _FOREVER:
+            expiring.add(entry, ends)
+            self._is_to_be_swept = not self._is_swept
+
+    def _ask_to_be_swept(self) -> None:
+        """Not under the lock: the sweeper has one of its own."""
+        with self._lock:
+            self._is_to_be_swept, self._is_swept = False, True
+        SWEEPER.watch(self)
+
+    def sweep_step(self) -> float | None:
+        """Drop some of what has expired; seconds until the next step, None where nothing is left that expires."""
+        with self._lock:
+            expiring = self._expiring
+            if expiring is None or not expiring.live:
+                self._is_swept = False
+                return None
+            found, some_are_left = expiring.over(self.clock(), _SWEPT_AT_ONCE)
+            for entry in found:
+                self._remove(entry)
+            return 0.0 if some_are_left else self.sweep_every
+
+    def sweep(self) -> int:
+        """Drop now what has expired and whose grace is over; returns how many."""
+        with self._lock:
+            now = self.clock()
+            over = [entry for entry in self._entries.values() if now >= entry.deadline + entry.grace]
+            for entry in over:
+                self._remove(entry)
+            return len(over)
 
     def sizes(self) -> tuple[int, int, int]:
         """Entries, bytes (estimated), evictions so far."""
@@ -660,6 +709,8 @@ class MemoryStore(MovableBlocking):
             new = NewEntry(checked_key(key), stored, lives, 0.0, _KEY_VALUE, None, ())
             if not self._insert(self._entry_type(self, token, new, self.clock()), None):
                 raise UnstorableResultError("too_large", f"{stored.size} bytes, more than its quota has room for")
+        if self._is_to_be_swept:
+            self._ask_to_be_swept()
 
     def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
@@ -828,6 +879,8 @@ class MemoryBackend(Movable):
         quotas: by namespace (``configure(namespace=...)``; ``""`` is what has none) a :class:`~agent_cache.Quota`: what is
             over it makes room among its own.
         max_entry_bytes: a larger value is returned to its callers and not stored; None = 64 MiB.
+        sweep: seconds between two looks for what has expired, by a thread that all backends of the process share and that is
+            there only while something can expire; None = never (expired entries then wait until they are evicted).
         clock: seconds as a float, never going back.
 
     Usable from several event loops and threads at once; after a fork the child starts empty.
@@ -851,9 +904,10 @@ class MemoryBackend(Movable):
         clock: ClockFunction = monotonic,
         quotas: Mapping[str, Quota] | None = None,
         max_entry_bytes: int | None = None,
+        sweep: float | None = 60.0,
     ) -> None:
         self._store = MemoryStore(
-            max_size, max_bytes, default_ttl, settle, write_lease, clock, eviction, quotas, max_entry_bytes
+            max_size, max_bytes, default_ttl, settle, write_lease, clock, eviction, quotas, max_entry_bytes, sweep
         )
 
     @property
@@ -942,6 +996,10 @@ class MemoryBackend(Movable):
     async def stats(self) -> dict[str, Any]:
         """See :meth:`MemoryStore.stats`."""
         return self._store.stats()
+
+    async def sweep(self) -> int:
+        """Drop now what has expired and whose grace is over; returns how many."""
+        return self._store.sweep()
 
     async def close(self) -> None:
         """Nothing to close; there for the contract."""

@@ -35,12 +35,15 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock)
     """Makes a backend and sets it as the default; closed after the test."""
     made: list[Any] = []
 
+    def wall() -> float:
+        return 5_000_000.0 + clock()
+
     def new(kind: str, **how: Any) -> Any:
         backend: Any
         if kind == "memory":
             backend = MemoryBackend(clock=clock, **how)
         elif kind == "disk":
-            backend = DiskBackend(how.pop("path", tmp_path / f"{len(made)}.db"), clock=clock, **how)
+            backend = DiskBackend(how.pop("path", tmp_path / f"{len(made)}.db"), clock=clock, wall=wall, **how)
         elif kind == "tiered":
             backend = TieredBackend(MemoryBackend(clock=clock), new("disk", **how))
         else:

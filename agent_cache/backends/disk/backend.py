@@ -50,6 +50,8 @@ class DiskBackend(Movable):
         max_entry_bytes: a larger value (written, before compression) is returned to its callers and not stored; None = 64 MiB.
         compress: True = payloads from 2 KiB on are compressed (zlib); a number = from so many bytes on. What was stored the
             other way is read all the same.
+        sweep: seconds between two looks for what has expired while nothing is stored (every ten while something is), by a
+            thread that all backends of the process share; None = never (expired entries then wait until they are evicted).
 
     Invalidations are on the disk before a write tool runs. Results are written behind, in small batches: a crash may
     lose one, which is only a miss. What was read a moment ago is kept decoded (32 MB at most) and served again while
@@ -80,6 +82,7 @@ class DiskBackend(Movable):
         quotas: Mapping[str, Quota] | None = None,
         max_entry_bytes: int | None = None,
         compress: bool | int = False,
+        sweep: float | None = 60.0,
     ) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
@@ -96,6 +99,7 @@ class DiskBackend(Movable):
             quotas=checked_quotas(quotas),
             max_entry_bytes=checked_entry_limit(max_entry_bytes),
             compress=compress,
+            sweep=sweep,
             settle=_positive(settle, "settle", zero_ok=True),
             write_lease=_positive(write_lease, "write_lease"),
             lead_lease=_positive(lead_lease, "lead_lease"),
@@ -278,6 +282,13 @@ class DiskBackend(Movable):
 
     async def remove(self, entry: StoredEntry) -> bool:
         return bool(await self._run(scanning.remove_job(entry)))
+
+    async def sweep(self) -> int:
+        """Drop now what has expired and whose grace is over; returns how many."""
+        dropped = 0
+        while gone := int(await self._run(self._store.sweep_job())):
+            dropped += gone
+        return dropped
 
     async def flush(self) -> None:
         """Wait until the fills accepted so far are in the file."""

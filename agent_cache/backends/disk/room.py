@@ -16,6 +16,7 @@ from agent_cache.clock import nonce
 
 __all__ = [
     "TAG_LIMIT",
+    "can_expire",
     "cost",
     "evict",
     "evict_group",
@@ -118,6 +119,11 @@ def sweep(db: sqlite3.Connection, now: float, wall: float, boot: bytes) -> int:
         " AND deadline+grace+shift<=? AND (boot<>? OR deadline+grace<=?) LIMIT 2000)"
     )
     return db.execute(over, (wall, boot, now)).rowcount
+
+
+def can_expire(db: sqlite3.Connection) -> bool:
+    """Whether there is an entry that will be over one day."""
+    return db.execute("SELECT 1 FROM entries WHERE deadline IS NOT NULL LIMIT 1").fetchone() is not None
 
 
 def reap_tags(db: sqlite3.Connection, limit: int) -> int:

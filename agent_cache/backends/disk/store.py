@@ -28,6 +28,7 @@ from agent_cache.backends.disk.watch import Watch
 from agent_cache.backends.disk.writer import Job, Writer
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
+from agent_cache.backends.sweeper import SWEEPER, checked_sweep
 from agent_cache.bounds import Quota, refuse_larger
 from agent_cache.clock import Clock, nonce
 from agent_cache.codecs import ToolCodec
@@ -53,6 +54,7 @@ class EntryStore(Reading):
         quotas: Mapping[str, Quota],
         max_entry_bytes: int,
         compress: bool | int,
+        sweep: float | None,
         settle: float,
         write_lease: float,
         lead_lease: float,
@@ -65,6 +67,7 @@ class EntryStore(Reading):
         self.quotas = quotas
         self.max_entry_bytes = max_entry_bytes
         self.packing = Packing(compress)
+        self.sweep_every = checked_sweep(sweep)
         self.settle = settle
         self.write_lease = write_lease
         self.lead_lease = lead_lease
@@ -83,6 +86,8 @@ class EntryStore(Reading):
         self._leads: LeadTable | None = None
         self._tick = 0
         self._swept = time.monotonic()
+        self._is_swept = False  # whether the sweeper knows of this store
+        self._can_expire = True
         self._grudge = ""
         self._writer = Writer(self.path, self)
 
@@ -504,6 +509,9 @@ class EntryStore(Reading):
             log.warning("%s; %d results were not kept", error, len(rows))
 
     def tidy(self, db: sqlite3.Connection, *, idle: bool) -> None:
+        if not idle and not self._is_swept and self.sweep_every is not None:
+            self._is_swept = self._can_expire = True
+            SWEEPER.watch(self)
         now = time.monotonic()
         if idle or now - self._swept > _SWEEP_EVERY or len(self._touched) > _TOUCHED:
             self._swept = now
@@ -515,7 +523,8 @@ class EntryStore(Reading):
     def upkeep(self, db: sqlite3.Connection) -> None:
         """Expired entries, dead leads, tags beyond the limit; and who was used."""
         self._touch(db)
-        room.sweep(db, self.clock(), self.wall(), self._boot)
+        if self.sweep_every is not None:
+            room.sweep(db, self.clock(), self.wall(), self._boot)
         room.reap_tags(db, self.tag_limit)
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -530,11 +539,36 @@ class EntryStore(Reading):
     def flush_job(self) -> Job:
         return Job(lambda _db: None, fills=True)
 
+    def sweep_step(self) -> float | None:
+        """Have some of what has expired dropped; seconds until the next look, None where nothing is left that expires."""
+        if not self._can_expire or self._ready is None:  # a file that is closed is not opened for this
+            self._is_swept = False
+            return None
+        self._writer.submit(self.sweep_job())
+        return self.sweep_every
+
+    def sweep_job(self) -> Job:
+        def work(db: sqlite3.Connection) -> int:
+            gone = room.sweep(db, self.clock(), self.wall(), self._boot)
+            self._can_expire = room.can_expire(db)
+            return gone
+
+        return Job(work)
+
+    def sweep(self) -> int:
+        """Drop now what has expired and whose grace is over; returns how many."""
+        dropped = 0
+        while gone := self._do(self.sweep_job()):
+            dropped += gone
+        return dropped
+
     def upkeep_job(self) -> Job:
         return Job(self.upkeep)
 
     def close(self, patience: float = 10.0) -> None:
         """Write what is pending and close the file. Usable again afterwards."""
+        SWEEPER.forget(self)
+        self._is_swept = False
         self._writer.stop(patience)
         self._ready = None
         self._stop_watching()
