@@ -104,6 +104,8 @@ class AsyncCache:
         self._tool = tool = _as_tool(name, self, checked_maxsize(maxsize), own, returns, is_private=is_private)
         self._hot = _stand_in(_get, tool, self._home)
         self._group_path = (f"#{tool.group}",)
+        if type(self).get is AsyncCache.get:  # a hot key is then answered one call earlier
+            self.__dict__["get"] = self._hot
 
     def __repr__(self) -> str:
         return f"{self._tool.name[:-1]}, maxsize={self._tool.policy.maxsize})"
@@ -352,6 +354,9 @@ _KEY, _AT = "key", "at"
 
 async def _get(key: Any, loader: Any = None, batch_loader: Any = None, ttl: Any = None, default: Any = None) -> Any:
     """The signature that the generated function has."""
+
+
+_get.__doc__ = AsyncCache.get.__doc__
 
 
 @dataclass(frozen=True, slots=True)
