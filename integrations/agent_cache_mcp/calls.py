@@ -51,12 +51,16 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A call's answer. ``executed``: by the tool, for this very call. ``age``: seconds since it was made; a read's only."""
+    """A call's answer. ``executed``: by the tool, for this very call. ``age``: seconds since it was made; a read's only.
+
+    ``stale``: the rule by which it was served beyond its ttl.
+    """
 
     result: Wire
     kind: str
     executed: bool
     age: float | None = None
+    stale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +253,7 @@ class ServerCache:
         kept: Mapping[str, Any] = _plain(served.value)
         if "created_at" in kept:
             age = max(0.0, self._now() - kept["created_at"])
-            return Answered(dict(kept["result"]), "read", served.executed, age)
+            return Answered(dict(kept["result"]), "read", served.executed, age, served.stale)
         return Answered(dict(kept), "read", served.executed)
 
     def _load(self, run: Run) -> Callable[[], Awaitable[Wire | OneCallOnly]]:

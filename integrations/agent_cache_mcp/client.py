@@ -167,7 +167,9 @@ class CachedClient:
         answer = await self._cache.call(name, arguments, run, asker, live=live)
         if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
-        noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
+        noted = with_provenance(
+            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
+        )
         if made:
             return made[-1].model_copy(update={"meta": noted["_meta"]})
         return CallToolResult.model_validate(noted)

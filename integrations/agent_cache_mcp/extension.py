@@ -138,7 +138,9 @@ class AgentCacheExtension(Extension):
             return CallToolResult.model_validate(loop_result(str(loop)))
         if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
-        noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
+        noted = with_provenance(
+            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
+        )
         if made and isinstance(made[-1], CallToolResult):
             return made[-1].model_copy(update={"meta": noted["_meta"]})
         return CallToolResult.model_validate(noted)

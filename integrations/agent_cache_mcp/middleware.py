@@ -136,7 +136,9 @@ class AgentCacheMiddleware(Middleware):
         if made and (answer.kind != "read" or type(made[-1]) is not ToolResult):
             result: ToolResult = made[-1]
             return result
-        noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
+        noted = with_provenance(
+            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
+        )
         if made:
             result = made[-1].model_copy(update={"meta": noted["_meta"]})
             raw = result._raw_mcp_result

@@ -357,7 +357,7 @@ class Relay:
         if answer.kind != "read":
             return answer.result
         age = None if answer.executed else answer.age
-        return with_provenance(answer.result, hit=not answer.executed, age=age)
+        return with_provenance(answer.result, hit=not answer.executed, age=age, stale=answer.stale)
 
     async def _reported(self, name: str, arguments: Message, answer: Answered, run: Run) -> Wire:
         """What the tool says now, whatever the cache has; and what the cache would have said, on the log."""

@@ -44,8 +44,9 @@ def failed(result: Mapping[str, Any]) -> bool:
     return bool(result.get("isError"))
 
 
-def with_provenance(result: Mapping[str, Any], *, hit: bool, age: float | None) -> Wire:
-    """The result with a note of where it comes from in ``_meta``: ``{"hit": True, "age": 1.5}``, the age in seconds.
+def with_provenance(result: Mapping[str, Any], *, hit: bool, age: float | None, stale: str | None = None) -> Wire:
+    """The result with a note of where it comes from in ``_meta``: ``{"hit": True, "age": 1.5}``, the age in seconds;
+    ``stale`` names the rule by which an answer was served beyond its ttl.
 
     Where the server had answered from a cache of its own, its age is added; what was executed for this call keeps
     the server's note.
@@ -61,6 +62,8 @@ def with_provenance(result: Mapping[str, Any], *, hit: bool, age: float | None) 
             age += before
     if age is not None:
         said["age"] = round(age, 3)
+    if stale is not None:
+        said["stale"] = stale
     return {**result, "_meta": {**meta, PROVENANCE: said}}
 
 

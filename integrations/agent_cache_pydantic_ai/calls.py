@@ -163,7 +163,7 @@ class Calls:
             served = await _called(adapted_tool, arguments, run, self._backend)
             value = _with_hints(served.value)
         trace.get_current_span().set_attribute("agent_cache.executed", served.executed)
-        return _with_provenance(value, policy, served.executed) if self._provenance else value
+        return _with_provenance(value, policy, served) if self._provenance else value
 
     def _block(self, ctx: RunContext[Any]) -> Any:
         """Where a call belongs: the session around the run, else the one held for it."""
@@ -303,8 +303,11 @@ def _with_hints(result: Any) -> Any:
     return replace(result, content=[*said, *hints])
 
 
-def _with_provenance(result: Any, policy: ToolPolicy, executed: bool) -> Any:
-    said = {"agent_cache": {"kind": policy.kind, "executed": executed}}
+def _with_provenance(result: Any, policy: ToolPolicy, served: Served[Any]) -> Any:
+    noted: dict[str, Any] = {"kind": policy.kind, "executed": served.executed}
+    if served.stale is not None:
+        noted["stale"] = served.stale
+    said = {"agent_cache": noted}
     if not isinstance(result, ToolReturn):
         return ToolReturn(return_value=result, metadata=said)
     if result.metadata is None or isinstance(result.metadata, dict):

@@ -16,7 +16,9 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 
+from agent_cache import MemoryBackend
 from agent_cache.adapters import OneCallOnly
+from agent_cache.testing import FakeClock
 from agent_cache_mcp import AgentCacheExtension, AgentCacheMiddleware, CachedClient
 from agent_cache_mcp.calls import Asker, ServerCache
 from agent_cache_mcp.results import keepable, request_meta, with_provenance
@@ -248,3 +250,20 @@ async def test_a_servers_own_meta_and_null_structure_survive(hit: Any) -> None:
     assert second.meta["cost"] == first.meta["cost"] == {"cents": 1}
     assert repr(second.structured_content) == "[1, 2.0, None]"
     assert second.model_fields_set - {"meta"} == first.model_fields_set - {"meta"}
+
+
+async def test_an_answer_beyond_its_ttl_says_so() -> None:
+    clock = FakeClock()
+    policy = {"kind": "read", "resource": "a", "ttl": 10, "stale_while_revalidate": 60}
+    cache = ServerCache("aged", {"get": policy}, backend=MemoryBackend(clock=clock))
+    cache.learn([{"name": "get"}])
+
+    async def run() -> dict[str, Any]:
+        return {"content": [], "isError": False}
+
+    assert (await cache.call("get", {}, run, Asker())).stale is None
+    clock.advance(15)
+    answer = await cache.call("get", {}, run, Asker())
+    assert (answer.executed, answer.stale) == (False, "stale_while_revalidate")
+    noted = with_provenance(answer.result, hit=True, age=15.0, stale=answer.stale)
+    assert noted["_meta"]["agent_cache"] == {"hit": True, "age": 15.0, "stale": "stale_while_revalidate"}

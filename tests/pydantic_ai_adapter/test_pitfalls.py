@@ -17,7 +17,9 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, Tool
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
 from agent_cache import AgentCache, AgentCacheSession, ConfigurationError, get_metrics
+from agent_cache.adapters import Served, ToolPolicy
 from agent_cache_pydantic_ai import AgentCacheCapability, AgentCacheToolset, Policies
+from agent_cache_pydantic_ai.calls import _with_provenance
 from tests.pydantic_ai_adapter.conftest import POLICIES, READ, WRITE, Shop, returned, said, scripted
 
 
@@ -95,6 +97,12 @@ async def test_provenance_stands_beside_the_result(shop: Shop) -> None:
         {"kind": "read", "executed": False},
         {"kind": "write", "executed": True},
     ]
+
+
+def test_an_answer_beyond_its_ttl_says_so() -> None:
+    policy = ToolPolicy(kind="read", resource="order", ttl=5, stale_while_revalidate=60)
+    noted = _with_provenance("paid", policy, Served("paid", executed=False, stale="stale_while_revalidate"))
+    assert noted.metadata["agent_cache"] == {"kind": "read", "executed": False, "stale": "stale_while_revalidate"}
 
 
 # -- what is never kept ------------------------------------------------------------------------------------------------
