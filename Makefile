@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | clean
+#   make demo | test | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | docs | docs-serve | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run; JOBS=0: in one process
 
@@ -19,7 +19,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook clean
+.PHONY: help demo test test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook docs docs-serve clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -91,6 +91,13 @@ bench-backends: $(VENV)/.stamp-rivals
 notebook: $(VENV)/.stamp-notebook
 	$(PY) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
+# The site, into build/site; a link that leads nowhere, or a page in no menu, fails it. docs-serve: read it while writing.
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
+
+docs-serve: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve $(ARGS)
+
 clean:
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV) $(VENV)-lowest
 
@@ -123,6 +130,10 @@ $(VENV)/.stamp-rivals: $(ENV) pyproject.toml
 
 $(VENV)/.stamp-notebook: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable '.[langchain]' --group notebook
+	@touch $@
+
+$(VENV)/.stamp-docs: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group docs
 	@touch $@
 
 # `python -m venv` fails where the distribution left ensurepip out; virtualenv, taken to a temporary folder, does not
