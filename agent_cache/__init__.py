@@ -12,6 +12,7 @@ from agent_cache.bounds import Quota
 from agent_cache.cassette import find_narrow_writes
 from agent_cache.config import configure
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
+from agent_cache.dependencies import depends_on
 from agent_cache.errors import (
     AgentCacheError,
     AgentLoopDetectedError,
@@ -98,6 +99,7 @@ __all__ = [
     "Validator",
     "__version__",
     "configure",
+    "depends_on",
     "find_narrow_writes",
     "get_metrics",
     "no_cache",

@@ -20,6 +20,7 @@ import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context, ContextVar
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_cache.locks import renewed_after_fork
@@ -30,11 +31,12 @@ from agent_cache.model import LoopEvent
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
     from agent_cache.cassette import Tape
+    from agent_cache.engine.dependencies import LoadNotes
     from agent_cache.flight import TaskFlight
     from agent_cache.lineage import Lineage
     from agent_cache.tags import Chain
 
-__all__ = ["ROOT", "Home", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "view_var"]
+__all__ = ["ROOT", "Home", "Mode", "SessionState", "UnderWay", "View", "Warm", "current_view", "loading", "view_var"]
 
 Mode = Literal["normal", "bypass", "refresh"]
 _MAX_HOT = 32_768
@@ -208,7 +210,9 @@ class _Never(dict[Any, Any]):
 class View:
     """A session (or none) in a mode. See the module."""
 
-    __slots__ = ("__weakref__", "calls", "hot", "live", "loads", "log", "metrics", "mode", "room", "session", "tape")
+    __slots__ = (
+        "__weakref__", "calls", "hot", "inside", "live", "loads", "log", "metrics", "mode", "room", "session", "tape",
+    )  # fmt: skip
 
     def __init__(self, session: SessionState | None, mode: Mode = "normal", tape: Tape | None = None) -> None:
         self.session = session
@@ -224,6 +228,8 @@ class View:
         """What was prepared for calls to backends that are asked each time."""
         self.log: list[Warm] = []
         self.metrics: tuple[Metrics, ...] = (PROCESS,) if session is None else (PROCESS, session.metrics)
+        self.inside: View | None = None
+        """Where calls are made inside of a load: the same, but nothing is answered at once, so that the load hears of them."""
         self.room = _MAX_LOG
         self.make_room()
         if (
@@ -237,6 +243,18 @@ class View:
     @property
     def detector(self) -> LoopDetector | None:
         return self.session.detector if self.session is not None else None
+
+    def within_load(self) -> View:
+        """The view for what is called inside of a load that was begun in this one."""
+        if self.mode != "normal" or self.tape is not None:
+            return self  # nothing is answered at once here either
+        inside = self.inside
+        if inside is None:
+            inside = copy(self)
+            inside.hot, inside.loads, inside.calls, inside.log = _Never(), _Never(), _Never(), []
+            inside.room = _MAX_LOG
+            self.inside = inside.inside = inside
+        return inside
 
     def count(self, resource: str, field: str, times: int = 1, reason: str | None = None) -> None:
         for metrics in self.metrics:
@@ -261,6 +279,7 @@ class View:
             self.hot = {}
             self.loads = {}
             self.calls = {}
+            self.inside = None
 
     def drain(self) -> None:
         """Count what was answered at once since the last time, in order."""
@@ -304,6 +323,8 @@ ROOT = View(None)
 """The view outside any session."""
 view_var: ContextVar[View] = ContextVar("agent_cache_view", default=ROOT)
 current_view = view_var.get
+loading: ContextVar[LoadNotes | None] = ContextVar("agent_cache_loading", default=None)
+"""The load this is called inside of."""
 
 
 def _all_views() -> list[View]:

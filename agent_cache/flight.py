@@ -31,8 +31,9 @@ from typing import Any
 
 from agent_cache.codecs import Stored
 from agent_cache.eager import started
+from agent_cache.tags import Tag
 
-__all__ = ["Flight", "FlightTable", "Landed", "TaskFlight", "ThreadFlight"]
+__all__ = ["Flight", "FlightTable", "Landed", "TaskFlight", "ThreadFlight", "leave_alone"]
 
 _FOREIGN_CHECK = 0.5  # seconds between looks at another loop's liveness, for riders across loops
 
@@ -54,6 +55,8 @@ class Landed:
     refused: str | None = None
     only_for: object | None = None
     """The lineage of the only session it is an answer for: something was written there while it was loaded."""
+    depends: tuple[Tag, ...] = ()
+    """The tags it came to depend on while it ran."""
 
     @property
     def is_abandoned(self) -> bool:
@@ -83,6 +86,8 @@ class Flight:
         self.token = token
         self.order = next(table.orders)
         self.landed: Landed | None = None
+        self.left_alone = False
+        """Nobody is to join it any more."""
         self.waits_for: dict[Flight, int] = {}
         self.goes_on = False
         """It is not cancelled when its last rider leaves."""
@@ -311,6 +316,13 @@ class ThreadFlight(Flight):
         landed = self.landed
         assert landed is not None  # noqa: S101 - set before the event
         return landed
+
+
+def leave_alone() -> None:
+    """From now on nobody joins the loads the caller is inside of: they came to depend on what their token does not cover."""
+    for flight in _inside.get():
+        flight.left_alone = True
+        flight.table.remove(flight)
 
 
 class FlightTable:

@@ -169,6 +169,19 @@ class _ReadRegister:
                     named = self._backends.setdefault(template.head, weakref.WeakValueDictionary())
                     named[id(policy.backend)] = policy.backend
 
+    def read_too(self, head: str, scope: str, backend: Backend | None) -> bool:
+        """A tool of this scope turned out to read this resource, on a backend of its own or (None) on whatever it is asked
+        on. Tells whether that was known."""
+        with self._lock:
+            scopes = self._scopes.setdefault(head, set())
+            known = scope in scopes
+            scopes.add(scope)
+            if backend is not None:
+                named = self._backends.setdefault(head, weakref.WeakValueDictionary())
+                known = known and named.get(id(backend)) is backend
+                named[id(backend)] = backend
+            return known
+
     def backends_of(self, templates: Iterable[Template]) -> list[Backend]:
         """The backends that reads of these resources were declared with: a write has to reach them too."""
         with self._lock:

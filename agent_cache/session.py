@@ -18,7 +18,7 @@ from typing import Any
 from agent_cache.backends.base import Backend
 from agent_cache.canonical import encoded
 from agent_cache.cassette import RecordMode, Redact, Tape, Taping
-from agent_cache.context import SessionState, View, view_var
+from agent_cache.context import SessionState, View, loading, view_var
 from agent_cache.engine.guard import failure, observed, returned
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
 from agent_cache.lineage import Lineage
@@ -284,7 +284,11 @@ class AgentCacheSession:
             tape.entered(view.session, self.session_id, named=self._named)
         # inside no_cache() or refresh() a new session reads in that mode too
         mode = around.mode
-        self._reset = view_var.set(view if mode == "normal" else View(view.session, mode, tape))
+        if mode != "normal":
+            view = View(view.session, mode, tape)
+        elif loading.get() is not None:  # a tool that opens a session while it is run: its load hears of every call
+            view = view.within_load()
+        self._reset = view_var.set(view)
 
     def _opened_tape(self, around: Tape | None) -> Tape | None:
         """Its own tape, else the one it is opened under."""

@@ -37,7 +37,18 @@ from agent_cache.tags import (
 _MAX_CALLS = 1_024
 _CONSTANT = frozenset({str, bytes, int, bool, float, type(None)})
 
-__all__ = ["Bypass", "ReadCall", "WriteCall", "cache_key", "narrowed_by", "prepare_read", "prepare_write", "same_call"]
+__all__ = [
+    "REMEMBERED",
+    "Bypass",
+    "ReadCall",
+    "Remembered",
+    "WriteCall",
+    "cache_key",
+    "narrowed_by",
+    "prepare_read",
+    "prepare_write",
+    "same_call",
+]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +75,11 @@ class ReadCall:
     ttl: float | None
     mark: Mark | None = None
     """Where in the lineage of its session it stands, if that is what it is shared by."""
+    extras: tuple[Tag, ...] = ()
+    """What its loads came to depend on beside what was declared: they are in ``tags``, and in ``key``."""
+    declared: CallTags | None = None
+    base_key: bytes | None = None
+    """Tags and key without the extras, where there are any."""
 
     @property
     def cache_key(self) -> CacheKey:
@@ -72,6 +88,19 @@ class ReadCall:
     def depends_on(self, stamp: Hashable) -> Hashable:
         """What the loop detector is told that this read depends on, where the backend says ``stamp``."""
         return stamp if self.mark is None else (self.mark.digest, stamp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remembered:
+    """How a call is looked up whose loads came to depend on more than was declared."""
+
+    key: bytes
+    tags: CallTags
+    extras: tuple[Tag, ...]
+
+
+REMEMBERED: dict[bytes, Remembered] = {}
+"""By the key of the call as it was declared. Bounded by who fills it; what is forgotten is a miss."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,7 +194,7 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
     chain, identity = whose
     if policy.scope == "lineage" and view.session is not None:
         return _in_lineage(tool, view.session, paths, digest, chain, identity)
-    return ReadCall(
+    call = ReadCall(
         tool=tool,
         key=_entry_key(digest, identity),
         digest=digest,
@@ -175,6 +204,10 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
         backend=backend_for(policy.backend, view.session),
         ttl=_ttl(tool, values),
     )
+    if REMEMBERED and (more := REMEMBERED.get(call.key)) is not None:
+        call.declared, call.base_key = call.tags, call.key
+        call.key, call.tags, call.extras = more.key, more.tags, more.extras
+    return call
 
 
 def _in_lineage(

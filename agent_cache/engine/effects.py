@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.base import Backend, Lead, Leading, Lookup, NewEntry, Taken, Token, Window
 from agent_cache.codecs import ToolCodec
+from agent_cache.context import current_view, loading, view_var
 from agent_cache.engine.drivers import Line, drive, drive_blocking
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import BackendError
@@ -189,13 +190,31 @@ class Flush:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Run a tool, inside the given write windows if it is a write. Replies with what it returned or raised."""
+    """Run a tool, inside the given write windows if it is a write. Replies with what it returned or raised.
+
+    ``notes``: of a load that is to be kept; what is called in it is noted there.
+    """
 
     tool: ReadTool | WriteTool
     values: tuple[Any, ...]
     windows: tuple[Window, ...] = ()
+    notes: Any = None
 
     async def go(self) -> Ran:
+        if self.notes is not None:
+            load, view = loading.set(self.notes), view_var.set(current_view().within_load())
+            try:
+                return Ran(await self.tool.call(self.values))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as below
+                return Ran(error=error)
+            finally:
+                self.notes.over = True
+                with suppress(ValueError):
+                    loading.reset(load)
+                    view_var.reset(view)
+                del load, view  # they hold the context, and a traceback this frame
         reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:
             return Ran(await self.tool.call(self.values))
@@ -209,6 +228,17 @@ class Run:
                     _writing.reset(reset)
 
     def go_blocking(self) -> Ran:
+        if self.notes is not None:
+            load, view = loading.set(self.notes), view_var.set(current_view().within_load())
+            try:
+                return Ran(self.tool.call(self.values))
+            except BaseException as error:  # noqa: BLE001 - as below
+                return Ran(error=error)
+            finally:
+                self.notes.over = True
+                loading.reset(load)
+                view_var.reset(view)
+                del load, view  # as above
         reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:
             return Ran(self.tool.call(self.values))

@@ -17,6 +17,7 @@ from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import ReadCall, same_call
+from agent_cache.engine.dependencies import LoadNotes, proven
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run
 from agent_cache.engine.lasting import Terms, error_terms, marked, source_version, still_holds, value_terms
@@ -137,7 +138,8 @@ def _load(
             if renewed is not None:
                 return renewed
     began = time.monotonic()
-    ran: Ran = yield Run(tool, values)
+    notes = LoadNotes(call) if call is not None and token is not None else None
+    ran: Ran = yield Run(tool, values, notes=notes)
     landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
     if ran.error is not None:
         landed.trace = ran.error.__traceback__
@@ -147,7 +149,7 @@ def _load(
         view.count(tool.resource, "fenced_out", reason="own_write")
         token = None
     if ran.error is not None:
-        if fresh is not None and fresh.errors and call is not None and token is not None:
+        if fresh is not None and fresh.errors and call is not None and token is not None and _is_covered(notes):
             yield from _keep_error(tool, view, values, call, token, lead, landed)
         return landed
     if call is None and view.detector is None:
@@ -176,10 +178,58 @@ def _load(
         return landed
     if not keep or call is None or token is None:
         return landed
+    yield from _kept(tool, view, values, call, token, lead, landed, terms, notes)
+    return landed
+
+
+def _kept(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    call: ReadCall,
+    token: Token,
+    lead: Lead | None,
+    landed: Landed,
+    terms: Terms | None,
+    notes: LoadNotes | None,
+) -> Line[None]:
+    """Store what was loaded, if a token covers all that it came to depend on and still holds."""
+    if landed.stored is None:
+        return
+    if notes is not None and notes.added is not None:
+        covering = yield from _covering(tool, view, values, notes, token, lead, landed)
+        if covering is None:
+            return
+        (call, token), lead = covering, None
     fill = _fill(tool, call, token, lead, landed.stored, landed.seconds, terms)
     filled = fill.go_blocking() if call.backend.in_process else (yield fill)
     _filled(tool, view, call, landed, filled)
-    return landed
+
+
+def _covering(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    notes: LoadNotes,
+    token: Token,
+    lead: Lead | None,
+    landed: Landed,
+) -> Line[tuple[ReadCall, Token] | None]:
+    """The call as it is stored with what it came to depend on, and a token for all of it; None: it is not to be kept."""
+    call, covering, why = yield from proven(tool, view, values, notes, token)
+    landed.depends = call.extras
+    if covering is None:
+        landed.refused = why
+        view.count(tool.resource, "fenced_out" if why == "fenced_out" else "unstorable", reason=why)
+    gives_back = covering is not None or why == "fenced_out"  # it is on the call as it was known before
+    if lead is not None and gives_back and is_leading(notes.call.backend):
+        notes.call.backend.release(lead)
+    return None if covering is None else (call, covering)
+
+
+def _is_covered(notes: LoadNotes | None) -> bool:
+    """Whether the load came to depend on nothing but what its token is about."""
+    return notes is None or notes.added is None
 
 
 def _fill(

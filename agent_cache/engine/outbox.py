@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from agent_cache.backends.base import Backend, is_leading
 from agent_cache.locks import renewed_after_fork
+from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import Tag
 
 __all__ = ["OUTBOX", "WRITES", "LocalWrites", "Outbox"]
@@ -108,6 +109,8 @@ class LocalWrites:
         self._lock = renewed_after_fork(self, "_lock")
         self._moves = 0
         self._open = 0
+        self._quiet = 0
+        self._learned = 0
 
     def began(self) -> None:
         with self._lock:
@@ -118,11 +121,24 @@ class LocalWrites:
         with self._lock:
             self._open -= 1
             self._moves += 1
+            if not self._open:
+                self._quiet = self._moves
 
     def token(self) -> tuple[str, int] | None:
         """What loads without a backend are shared under; None while a write runs."""
         with self._lock:
             return None if self._open else ("local", self._moves)
+
+    def know_of(self, heads: Iterable[str], scope: str, backend: Backend | None) -> bool:
+        """Whether every write under way knows that these resources are read in this scope, on a backend of the tool's own.
+
+        From the first time that is told, new ones do; those that had begun before have to end first.
+        """
+        known = [scopes_of_reads.read_too(head, scope, backend) for head in heads]
+        with self._lock:
+            if not all(known) and self._open:
+                self._learned = self._moves
+            return self._quiet >= self._learned
 
 
 OUTBOX = Outbox()

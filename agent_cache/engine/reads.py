@@ -13,10 +13,11 @@ from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
 from agent_cache.config import settings
-from agent_cache.context import UnderWay, View, Warm, keep_warm
+from agent_cache.context import UnderWay, View, Warm, keep_warm, loading
 from agent_cache.engine.answers import Answer, Report, backend_answered, backend_failed, own, shared
 from agent_cache.engine.behind import Board, WaitOn
 from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
+from agent_cache.engine.dependencies import noted, noted_late
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
 from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle
@@ -69,10 +70,15 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             stopped = yield from _looped(tool, view, watch, call)
             if stopped is not None:
                 return stopped
+        outer = loading.get()
+        if outer is not None:
+            yield from noted(outer, call, tool)
         if isinstance(call, ReadCall):
             answer, report = yield from _cached(tool, view, values, call, watch, hot, loads)
         else:
             answer, report = yield from _uncached(tool, view, values, call, watch)
+        if outer is not None and report.landed is not None and report.landed.depends:
+            noted_late(outer, report.landed.depends)
         if settings.notices.observers:
             _tell(tool, view, call, report, time.monotonic() - began)
         return answer

@@ -52,6 +52,7 @@ PUBLIC = {
     "Validator",
     "__version__",
     "configure",
+    "depends_on",
     "find_narrow_writes",
     "get_metrics",
     "no_cache",
