@@ -99,7 +99,7 @@ def _tool_row(one: ToolSeries, currency: str, *, costs: bool) -> list[Content]:
 
 
 def _ages(ids: Ids, data: ReportData) -> Content:
-    known = [(one.tool, one.ages) for one in data.tools if one.ages is not None and sum(one.ages.counts)]
+    known = [(one.tool, one.ages) for one in data.tools if one.ages is not None and any(one.ages.counts)]
     if not known:
         return el("p", None, "This source does not say how old the served entries were; a file of events does.")
     assert len(_AGES) == len(AGE_BOUNDS) + 1  # noqa: S101 - the words belong to the bounds
