@@ -22,8 +22,9 @@ from agent_cache.errors import ConfigurationError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Observer
 from agent_cache.notices import Notices
+from agent_cache.recording import Recording
 
-__all__ = ["Settings", "backend_from_url", "configure", "settings", "tiered"]
+__all__ = ["Settings", "backend_from_url", "configure", "recording", "settings", "tiered"]
 
 _UNSET: Any = object()
 MODES = ("on", "off")
@@ -40,6 +41,7 @@ class Settings:
         self.mode = "on"
         self.default_ttl: float | None = None
         self.on_unavailable = "proceed"
+        self.store_args = False
         self.secret: bytes = b""
         self._fallback: Backend | None = None
         self.key_space = b""
@@ -62,6 +64,7 @@ class Settings:
 
 
 settings = Settings()
+recording = Recording(settings.default_backend, settings.notices)
 
 
 _KNOWN = (
@@ -177,6 +180,8 @@ def configure(
     default_ttl: float | timedelta | None = _UNSET,
     on_unavailable: str = _UNSET,
     secret: str | bytes | None = _UNSET,
+    record_stats: bool = _UNSET,
+    store_args: bool = _UNSET,
 ) -> None:
     """Set what is given, for the whole process; leave the rest. Call it before the first tool runs.
 
@@ -189,6 +194,12 @@ def configure(
         on_unavailable: ``"proceed"`` or ``"refuse_writes"``: what a write does while a shared backend is out of reach.
         secret: keys become keyed digests, so that nobody can guess arguments from a store; and a backend made from a
             URL (here or by ``AGENT_CACHE_URL``) authenticates its entries with it. At most 64 bytes.
+        record_stats: write sums per tool and minute (hits, misses, what was saved, what dropped what) to the backend, in
+            the background; read them with ``await backend.recorded_stats()`` or ``agent-cache stats``. Minutes are kept
+            for a day, hours for a week.
+        store_args: keep each call's arguments as readable text (2,000 characters at most) in its entry, for
+            ``agent-cache ls`` and ``show``. They are as sensitive as the tool's arguments are; they go with the entry.
+            Not kept by a backend without labels, as one with a secret is unless it says ``labels=True``.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
@@ -224,6 +235,20 @@ def configure(
         if on_unavailable not in ("proceed", "refuse_writes"):
             raise ConfigurationError("on_unavailable", on_unavailable, "give 'proceed' or 'refuse_writes'")
         settings.on_unavailable = on_unavailable
+    _remember(record_stats, store_args)
     name = settings.namespace.encode("utf-8", "surrogatepass")
     settings.key_space = len(name).to_bytes(4, "big") + name if name else b""
     cool_all()
+
+
+def _remember(record_stats: bool, store_args: bool) -> None:
+    """What is written down for people."""
+    for parameter, flag in (("record_stats", record_stats), ("store_args", store_args)):
+        if flag is not _UNSET and not isinstance(flag, bool):
+            raise ConfigurationError(parameter, flag, "give True or False")
+    if store_args is not _UNSET:
+        settings.store_args = store_args
+    if record_stats is True:
+        recording.start()
+    elif record_stats is False:
+        recording.stop()

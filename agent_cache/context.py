@@ -27,6 +27,7 @@ from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
 from agent_cache.metrics import Metrics
 from agent_cache.model import LoopEvent
+from agent_cache.recorded import TALLY
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
@@ -54,7 +55,8 @@ class Warm:
     """
 
     __slots__ = (
-        "cost", "early", "entry", "generation", "home", "lane", "load_seconds", "loop", "now", "resource", "track",
+        "cost", "early", "entry", "generation", "home", "lane", "load_seconds", "loop", "now", "resource", "tool",
+        "track",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Warm:
         self.load_seconds = entry.load_seconds
         self.early = 0.0  # seconds before the deadline from which on a look is taken; for tools with early_refresh
         self.resource = resource
+        self.tool = ""
         self.cost = cost
         self.track = track
         self.lane = lane
@@ -312,6 +315,9 @@ class View:
     def _count_hits(self, warm: Warm, times: int) -> None:
         for metrics in self.metrics:
             metrics.hit(warm.resource, warm.load_seconds * times, warm.cost * times, times)
+        if TALLY.on:
+            age = max(0.0, warm.now() - warm.entry.created)
+            TALLY.hit(warm.tool, warm.load_seconds * times, warm.cost * times, age, times)
 
 
 PROCESS = Metrics()

@@ -50,6 +50,8 @@ def _reset() -> None:
         default_ttl=None,
         on_unavailable="proceed",
         secret=None,
+        record_stats=False,
+        store_args=False,
     )
     agent_cache.reset_metrics()
     logging.getLogger("agent_cache").setLevel(logging.NOTSET)  # some programs under test turn it down

@@ -194,6 +194,8 @@ class NewEntry:
     """The call's, whoever makes it; the very key where that is it."""
     age: float = field(default=0.0, kw_only=True)
     """Seconds since it was loaded, where that is not just now: it was moved here from another store."""
+    arguments: str = field(default="", kw_only=True)
+    """The call's arguments for people to read, where that was asked for (``store_args``)."""
 
 
 class SyncBackend(Protocol):
@@ -347,6 +349,8 @@ class StoredEntry:
     """Why nothing can be made of it, or of its payload; empty for a sound one."""
     where: Any = None
     """The backend's own."""
+    arguments: str = ""
+    """Of its call, where they are kept (``configure(store_args=True)``)."""
 
     @property
     def is_tool(self) -> bool:

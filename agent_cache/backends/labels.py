@@ -2,7 +2,7 @@
 
 A store that is shared keeps digests: they say nothing to people, and not under which tags an entry was loaded. The label
 stands in the entry (never in a key), so it can be listed, invalidated by hand and moved to another store. It names the
-values in the resource's path (``cart:42``); arguments that are no part of that are not in it.
+values in the resource's path (``cart:42``); other arguments are in it only where ``store_args`` was asked for.
 
 What is read here may come from anybody's hand: it is data, with bounds, or nothing.
 """
@@ -20,6 +20,9 @@ from agent_cache.tags import CallTags, Chain, Path, Tag, call_tags, shared_tags
 __all__ = ["CallForm", "Label", "call_form", "label_bytes", "read_label", "tags_of_call"]
 
 _CALL, _TAGS = b"\x01", b"\x02"
+_ARGUED = {_CALL: b"\x03", _TAGS: b"\x04"}
+"""The same with the call's arguments behind; a build that does not know them takes such a label for none."""
+_PLAIN = {argued: plain for plain, argued in _ARGUED.items()}
 _LONG = 255
 _MOST = 16_384  # bytes of a label; an entry that would need more has none
 _DIGEST = re.compile("[0-9a-f]{40}")
@@ -34,6 +37,7 @@ class Label(NamedTuple):
     resource: str
     group: str
     tags: tuple[Tag, ...]
+    arguments: str = ""
 
 
 class CallForm(NamedTuple):
@@ -62,11 +66,19 @@ def tags_of_call(short: CallForm) -> CallTags:
 
 
 def label_bytes(tags: Sequence[Tag], entry: NewEntry) -> bytes:
-    """The label of an entry under these tags; empty where it would be too long."""
+    """The label of an entry under these tags; without arguments where it would be too long, empty where it is still."""
+    made = _written(tags, entry, entry.arguments)
+    if len(made) > _MOST and entry.arguments:
+        made = _written(tags, entry, "")
+    return made if len(made) <= _MOST else b""
+
+
+def _written(tags: Sequence[Tag], entry: NewEntry, arguments: str) -> bytes:
     known = known_tool(entry.group)
     out = _Out()
     short = call_form(tags)
-    out.raw(_TAGS if short is None else _CALL)
+    form = _TAGS if short is None else _CALL
+    out.raw(_ARGUED[form] if arguments else form)
     out.text(entry.namespace)
     out.text("" if known is None else known.name)
     out.text("" if known is None else known.resource)
@@ -83,25 +95,28 @@ def label_bytes(tags: Sequence[Tag], entry: NewEntry) -> bytes:
             out.count(_KINDS.index(kind))
             out.texts(chain)
             out.texts(path)
-    made = out.bytes()
-    return made if len(made) <= _MOST else b""
+    if arguments:
+        out.text(arguments)
+    return out.bytes()
 
 
 def read_label(raw: object) -> Label | None:
     """A label; None for whatever is not one."""
-    if not isinstance(raw, bytes) or not 0 < len(raw) <= _MOST or raw[:1] not in (_CALL, _TAGS):
+    if not isinstance(raw, bytes) or not 0 < len(raw) <= _MOST or raw[:1] not in (*_ARGUED, *_PLAIN):
         return None
+    form = _PLAIN.get(raw[:1], raw[:1])
     rest = _In(raw)
     try:
         namespace, tool, resource, group = rest.text(), rest.text(), rest.text(), rest.group()
         tags: tuple[Tag, ...]
-        if raw[:1] == _CALL:
+        if form == _CALL:
             bucket, chain = rest.text(), rest.texts()
             paths = tuple([rest.texts() for _ in range(rest.count())])
             tags = tags_of_call(CallForm(group, bucket, chain, paths))
         else:
             tags = tuple([(_KINDS[rest.count()], rest.texts(), rest.texts()) for _ in range(rest.count())])
-        return Label(namespace, tool, resource, group, tags) if rest.is_empty else None
+        arguments = rest.text() if form != raw[:1] else ""
+        return Label(namespace, tool, resource, group, tags, arguments) if rest.is_empty else None
     except (ValueError, IndexError):
         return None
 

@@ -26,6 +26,7 @@ from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.eviction import EvictionChoice, EvictionPolicy, eviction_policy
 from agent_cache.backends.expiring import Expiring
+from agent_cache.backends.figures import Figures
 from agent_cache.backends.shares import Share, shares_of
 from agent_cache.backends.sweeper import SWEEPER, checked_sweep
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas, refuse_larger
@@ -36,6 +37,7 @@ from agent_cache.errors import UnstorableResultError
 from agent_cache.known import known_tool
 from agent_cache.moving import Movable, MovableBlocking
 from agent_cache.policy import checked_key, checked_maxsize
+from agent_cache.recorded import StatsRow
 from agent_cache.tags import CallTags, Chain, SharedTags, Tag, bucket_path, call_tags, is_call_tag
 
 __all__ = ["MemoryBackend", "MemoryStore"]
@@ -106,7 +108,7 @@ class Entry:
     """A stored value with the snapshot it was loaded under."""
 
     __slots__ = (
-        "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "origin", "since", "stamp",
+        "arguments", "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "origin", "since", "stamp",
         "stored", "visited",
     )  # fmt: skip
 
@@ -128,6 +130,7 @@ class Entry:
         self.group = new.group
         self.chain = new.chain
         self.stamp = new.stamp
+        self.arguments = new.arguments
         self.origin: tuple[str, str] | None = None
         if new.digest is not new.key and token.own and new.chain[:1] != _SESSION:
             self.origin = (
@@ -266,6 +269,7 @@ class MemoryStore(MovableBlocking):
         self.clock = clock
         self.hot_clock = clock
         self._codec = codec_for(Any)
+        self._figures = Figures()
         self._start_empty()
         _stores.add(self)
 
@@ -791,7 +795,18 @@ class MemoryStore(MovableBlocking):
             tags,
             grace=entry.grace,
             where=entry,
+            arguments=entry.arguments,
         )
+
+    def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        self._figures.add(minute, sums, now)
+
+    def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        return self._figures.rows(since, until, now)
 
     def check(self, *, repair: bool) -> list[Finding]:
         """Whether bounds and sums hold. Repair: begin empty."""
@@ -996,6 +1011,16 @@ class MemoryBackend(Movable):
     async def stats(self) -> dict[str, Any]:
         """See :meth:`MemoryStore.stats`."""
         return self._store.stats()
+
+    async def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        self._store.add_stats(minute, sums, now=now)
+
+    async def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        return self._store.recorded_stats(since, until, now=now)
 
     async def sweep(self) -> int:
         """Drop now what has expired and whose grace is over; returns how many."""

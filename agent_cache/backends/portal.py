@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from agent_cache.backends.base import Lead, Lookup, NewEntry, Same, Taken, Token, Window
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError
+from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["PORTAL", "BlockingFace", "Portal"]
@@ -199,6 +200,15 @@ class BlockingFace:
             return [key async for key in self._backend.keys()]  # noqa: SIM118 - a method, not a dict's view
 
         return PORTAL.run(collect())
+
+    def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        PORTAL.run(self._backend.add_stats(minute, sums, now=now))
+
+    def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        rows: list[StatsRow] = PORTAL.run(self._backend.recorded_stats(since, until, now=now))
+        return rows
 
     def clear(self) -> None:
         PORTAL.run(self._backend.clear())

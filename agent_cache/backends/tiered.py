@@ -46,6 +46,7 @@ from agent_cache.clock import uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import AgentCacheError, ConfigurationError, UnstorableResultError
 from agent_cache.moving import Movable, MovableFace
+from agent_cache.recorded import StatsRow
 from agent_cache.tags import EVERYONE, Chain, Tag
 
 __all__ = ["TieredBackend"]
@@ -448,6 +449,17 @@ class TieredBackend(Movable):
             "near": self._store.stats(),
             "proven": self._is_proven() if self.coherence == "lease" else None,
         }
+
+    async def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        await self.far.add_stats(minute, sums, now=now)
+
+    async def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        found: list[StatsRow] = await self.far.recorded_stats(since, until, now=now)
+        return found
 
     def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
         """The far tier's entries: what is near is a copy of them."""

@@ -19,6 +19,7 @@ from agent_cache.engine.taped import taped_invalidation
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import UnstorableResultError
 from agent_cache.model import Explanation, InvalidationEvent
+from agent_cache.recorded import TALLY
 from agent_cache.tags import LINEAGE, Chain, Tag, call_path, spell, write_tags
 
 __all__ = [
@@ -65,6 +66,8 @@ def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...
         backend_failed(view, tool.resource, backend, moved.down)
         OUTBOX.owe(backend, tuple(tags))
     view.count(tool.resource, "invalidations")
+    if TALLY.on:
+        TALLY.add(tool.name, "invalidations")
     if settings.notices.observers:
         session_id = view.session.session_id if view.session is not None else None
         spelt = tuple(spell(tag) for tag in tags)
@@ -116,6 +119,8 @@ def peek_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
     answer = hit(tool, view, values, call, found, None, hot) if isinstance(found, Found) else None
     if answer is None:
         view.count(tool.resource, "misses")
+        if TALLY.on and isinstance(found, Missing):
+            TALLY.missed(tool.name, found.why, found.dropped_by)
     return answer
 
 

@@ -32,6 +32,7 @@ from agent_cache.flight import Landed
 from agent_cache.loops import CallTrack, LoopDetector, Outcome, ToolRule, is_error_result
 from agent_cache.loops.outcomes import shortened
 from agent_cache.model import LoopEvent
+from agent_cache.recorded import TALLY
 
 __all__ = ["Action", "Watch", "enter", "observed", "settle"]
 
@@ -265,6 +266,8 @@ def react(view: View, watch: Watch, event: LoopEvent, resource: str, *, is_read:
 def _told(view: View, watch: Watch, event: LoopEvent, resource: str) -> Action:
     if watch.counted:
         view.count(resource, "loop_detections")
+        if TALLY.on:
+            TALLY.add(event.tool, "loops")
         settings.notices.emit(view, resource, event)
     state = watch.state
     action = _action(state, watch, event)

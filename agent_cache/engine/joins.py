@@ -19,6 +19,7 @@ from agent_cache.engine.effects import join
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.flight import TaskFlight
+from agent_cache.recorded import TALLY
 
 Loads = dict[Any, UnderWay]
 
@@ -87,4 +88,6 @@ async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer 
     answer = shared(landed)
     if answer is not None:
         view.count(tool.resource, "coalesced")
+        if TALLY.on:
+            TALLY.add(tool.name, "coalesced")
     return answer

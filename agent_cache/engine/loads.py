@@ -21,7 +21,7 @@ from agent_cache.engine.dependencies import LoadNotes, proven
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run
 from agent_cache.engine.lasting import Terms, error_terms, marked, source_version, still_holds, value_terms
-from agent_cache.engine.tools import ReadTool
+from agent_cache.engine.tools import ReadTool, readable
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
 
@@ -201,7 +201,7 @@ def _kept(
         if covering is None:
             return
         (call, token), lead = covering, None
-    fill = _fill(tool, call, token, lead, landed.stored, landed.seconds, terms)
+    fill = _fill(tool, values, call, token, lead, landed.stored, landed.seconds, terms)
     filled = fill.go_blocking() if call.backend.in_process else (yield fill)
     _filled(tool, view, call, landed, filled)
 
@@ -234,6 +234,7 @@ def _is_covered(notes: LoadNotes | None) -> bool:
 
 def _fill(
     tool: ReadTool,
+    values: tuple[Any, ...],
     call: ReadCall,
     token: Token,
     lead: Lead | None,
@@ -246,6 +247,7 @@ def _fill(
     if ttl is not None and tool.policy.jitter:
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize, namespace = tool.group, tool.policy.maxsize, settings.namespace
+    arguments = readable(tool, values) if settings.store_args else ""
     entry = NewEntry(
         call.key,
         stored,
@@ -259,6 +261,7 @@ def _fill(
         cost=tool.policy.cost,
         digest=call.digest,
         grace=grace,
+        arguments=arguments,
     )
     return Fill(call.backend, token, entry)
 
@@ -292,7 +295,7 @@ def _keep_error(
         return
     found = error_terms(tool, view, fresh, error, landed)
     if found is not None:
-        filled = yield _fill(tool, call, token, lead, found[0], landed.seconds, found[1])
+        filled = yield _fill(tool, values, call, token, lead, found[0], landed.seconds, found[1])
         _filled(tool, view, call, landed, filled)
 
 
@@ -323,7 +326,7 @@ def _renewed(
         return None
     terms = value_terms(tool, view, call, fresh, landed.value, landed)
     if terms is not None:
-        filled = yield _fill(tool, call, token, lead, kept.stored, kept.load_seconds, terms)
+        filled = yield _fill(tool, values, call, token, lead, kept.stored, kept.load_seconds, terms)
         _filled(tool, view, call, landed, filled)
     return landed
 

@@ -30,6 +30,7 @@ from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError
 from agent_cache.flight import Flight, Landed
 from agent_cache.model import CallEvent, Outcome
+from agent_cache.recorded import TALLY
 from agent_cache.tags import call_path, spell
 
 __all__ = ["read_line"]
@@ -209,6 +210,8 @@ def _landed(
         token = found.token if isinstance(found, Missing) else None
         if landed.elsewhere:
             view.count(tool.resource, "coalesced")
+            if TALLY.on:
+                TALLY.add(tool.name, "coalesced")
             if watch is not None:
                 settle(watch, landed, call.depends_on(token.stamp) if token is not None else ())
             return Answer(landed.value, landed.error), Report("coalesced", landed=landed)
@@ -222,6 +225,8 @@ def _landed(
     if answer is None:
         return None
     view.count(tool.resource, "coalesced")
+    if TALLY.on:
+        TALLY.add(tool.name, "coalesced")
     return answer, Report("coalesced", landed=landed)
 
 
@@ -283,6 +288,8 @@ def _hit(
         return None
     for metrics in view.metrics:
         metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
+    if TALLY.on:
+        TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
     if watch is not None:
         served(watch, found.stored, call.depends_on(found.stamp))
     if (
@@ -298,6 +305,7 @@ def _hit(
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
             warm = Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop)
+            warm.tool = tool.name
             if early:
                 warm.early = early
             keep_warm(hot, key, warm)
@@ -346,10 +354,19 @@ def _count_load(tool: ReadTool, view: View, found: object, landed: Landed) -> No
         view.count(tool.resource, "bypasses", reason="backend_error")
     else:
         view.count(tool.resource, "misses", reason="write_in_progress" if blocked else None)
+        if TALLY.on:
+            _recorded_miss(tool, found)
     if isinstance(found, Missing) and found.why in ("stale", "expired"):
         view.count(tool.resource, found.why)
     if landed.error is not None:
         view.count(tool.resource, "load_failures")
+
+
+def _recorded_miss(tool: ReadTool, found: object) -> None:
+    if isinstance(found, Missing):
+        TALLY.missed(tool.name, found.why, found.dropped_by)
+    else:
+        TALLY.missed(tool.name, "blocked", None)
 
 
 def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: Report, waited: float) -> None:

@@ -32,6 +32,7 @@ from agent_cache.errors import AgentLoopDetectedError, LoadTimeoutError, Unstora
 from agent_cache.flight import Landed
 from agent_cache.freshness import Freshness, retry_after
 from agent_cache.locks import renewed_after_fork
+from agent_cache.recorded import TALLY
 
 __all__ = [
     "RESTS",
@@ -200,6 +201,8 @@ def after_load(
         instead = yield from _instead_of(tool, view, call, landed.error, watch, "stale_if_error")
         if instead is not None and led:
             view.count(tool.resource, "misses")
+            if TALLY.on:
+                TALLY.missed(tool.name, "failed", None)
             view.count(tool.resource, "load_failures")
         return instead
     if not landed.revalidated or not led or landed.stored is None:
@@ -207,6 +210,8 @@ def after_load(
     view.count(tool.resource, "revalidated")
     for metrics in view.metrics:
         metrics.hit(tool.resource, landed.seconds, tool.policy.cost)
+    if TALLY.on:
+        TALLY.hit(tool.name, landed.seconds, tool.policy.cost, 0.0)
     if watch is not None:
         served(watch, landed.stored, call.depends_on(token.stamp) if token is not None else ())
     return Answer(landed.value, hit=True), Report("revalidated", landed=landed)
@@ -273,6 +278,8 @@ def flown_within(
             given_up[0] = boarded.led
             if boarded.led:
                 view.count(tool.resource, "misses")
+                if TALLY.on:
+                    TALLY.missed(tool.name, "slow", None)
             return Within(Flown(None), instead)
 
 
@@ -311,6 +318,8 @@ def _negative(tool: ReadTool, view: View, found: Found, watch: Watch | None) -> 
     view.count(tool.resource, "negative_hits")
     for metrics in view.metrics:
         metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
+    if TALLY.on:
+        TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
     if watch is not None:
         served_error(watch, error, found.stamp)
     return Answer(error=error, hit=True), Report("hit", "negative", age=found.age, failed=True)
@@ -331,6 +340,8 @@ def _answered(
     if why in (None, "stale_while_revalidate"):
         for metrics in view.metrics:
             metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
+        if TALLY.on:
+            TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
     if watch is not None:
         served(watch, found.stored, found.stamp)
     answer.hit = True

@@ -11,7 +11,9 @@ from agent_cache.keys import CallShape
 from agent_cache.known import KnownTool
 from agent_cache.policy import ReadPolicy, WritePolicy
 
-__all__ = ["ReadTool", "WriteTool"]
+__all__ = ["ReadTool", "WriteTool", "readable"]
+
+_LONGEST = 2_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,3 +56,16 @@ class WriteTool:
     @property
     def resource(self) -> str:
         return self.policy.resource
+
+
+def readable(tool: ReadTool, values: tuple[Any, ...]) -> str:
+    """The arguments that a call is keyed by, for people: ``user_id=7, city='Bonn'``; 2,000 characters at most."""
+    shown: list[str] = []
+    for each in tool.shape.keyed:
+        try:
+            text = repr(values[each.index])
+        except Exception as error:  # noqa: BLE001 - the user's own __repr__; the call is keyed without it
+            text = f"<{type(error).__name__} in repr>"
+        shown.append(f"{each.name}={text[:_LONGEST]}")
+    text = ", ".join(shown)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

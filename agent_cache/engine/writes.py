@@ -21,6 +21,7 @@ from agent_cache.engine.tools import WriteTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableArgumentError
 from agent_cache.flight import Landed
 from agent_cache.model import InvalidationEvent, LoopEvent
+from agent_cache.recorded import TALLY
 from agent_cache.refusals import says_no_effect
 from agent_cache.tags import Path, Tag, spell
 
@@ -58,6 +59,8 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             value = _closing(value, call, view)
         if not no_effect:
             view.count(tool.resource, "invalidations")
+            if TALLY.on:
+                TALLY.add(tool.name, "invalidations")
         if view.session is not None:
             view.session.writes += 0 if no_effect else 1
         if watch is not None:

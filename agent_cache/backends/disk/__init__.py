@@ -17,6 +17,7 @@ pending     fills not yet in the file
 writer      the one thread that writes
 reading     looking entries up
 store       the blocking surface for tools' entries
+figures     figures over time (record_stats)
 keyvalue    the blocking surface for people
 backend     the asynchronous surface
 =========== ======================================================================

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, StoredEntry, Taken, Token, Window
-from agent_cache.backends.disk import integrity, scanning
+from agent_cache.backends.disk import figures, integrity, scanning
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
@@ -22,6 +22,7 @@ from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
 from agent_cache.moving import Movable
 from agent_cache.policy import checked_labels, checked_maxsize
+from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["DiskBackend"]
@@ -252,6 +253,16 @@ class DiskBackend(Movable):
     async def stats(self) -> dict[str, Any]:
         """See :meth:`DiskStore.stats`."""
         return await self._read(self._store.stats_now)
+
+    async def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        await self._run(figures.add_job(minute, sums, now))
+
+    async def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        return await self._read(partial(figures.rows, self._store, since, until, now))
 
     async def keys(self) -> AsyncIterator[str]:
         after = b"j\xff"

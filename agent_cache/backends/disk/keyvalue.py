@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from agent_cache.backends.base import Found
-from agent_cache.backends.disk import room
+from agent_cache.backends.disk import figures, room
 from agent_cache.backends.disk.names import TagSet, text_key
 from agent_cache.backends.disk.pending import Row
 from agent_cache.backends.disk.reading import NotReady
@@ -24,6 +24,7 @@ from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
 from agent_cache.moving import Movable, MovableBlocking
 from agent_cache.policy import checked_key
+from agent_cache.recorded import StatsRow
 
 __all__ = ["DiskStore"]
 
@@ -46,6 +47,17 @@ class DiskStore(EntryStore, MovableBlocking):
     default_ttl: float | None = None
     twin: Callable[[DiskStore], Movable]
     """Makes the asynchronous surface of this store."""
+
+    def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        self._do(figures.add_job(minute, sums, now))
+
+    def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        found: list[StatsRow] = self._retrying(partial(figures.rows, self, since, until, now))
+        return found
 
     def _twin(self) -> Movable:
         return self.twin(self)

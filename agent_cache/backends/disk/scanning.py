@@ -113,6 +113,7 @@ def _sound(store: EntryStore, row: Sequence[Any]) -> StoredEntry:
         grace,
         problem,
         where,
+        label.arguments,
     )
 
 

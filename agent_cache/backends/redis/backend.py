@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -22,7 +22,7 @@ from agent_cache.backends.base import Window as WindowProtocol
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.portal import PORTAL
-from agent_cache.backends.redis import integrity, scanning, scripts
+from agent_cache.backends.redis import figures, integrity, scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.doctor import diagnose
@@ -53,6 +53,7 @@ from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
 from agent_cache.moving import Movable, MovableFace
 from agent_cache.policy import checked_labels
+from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
 __all__ = ["RedisBackend"]
@@ -651,6 +652,16 @@ class RedisBackend(KeyValueSurface, Movable):
             "coherence": self.coherence,
             "backplane": self._bus.state() if self._bus is not None else None,
         }
+
+    async def add_stats(self, minute: int, sums: Mapping[str, Mapping[str, float]], *, now: float) -> None:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        await figures.add(self._links, self._names.prefix, minute, sums, now)
+
+    async def recorded_stats(
+        self, since: float | None = None, until: float | None = None, *, now: float | None = None
+    ) -> list[StatsRow]:
+        """See :class:`~agent_cache.backends.figures.FigureKeeping`."""
+        return await figures.rows(self._links, self._names.prefix, since, until, now)
 
     async def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
         """See :class:`~agent_cache.backends.base.Scanning`."""

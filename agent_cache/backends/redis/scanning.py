@@ -135,4 +135,5 @@ def _told(
         record.grace,
         problem,
         name,
+        "" if label is None else label.arguments,
     )
