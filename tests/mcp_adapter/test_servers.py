@@ -212,17 +212,19 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 async def test_wrong_policies_are_told_before_anything_runs(case: str, make: Any) -> None:
     policies, told = WRONG[case]
-    server, cache = make(policies)
     ran = []
 
-    @server.tool()
     async def get_user(user_id: str) -> str:
         ran.append(user_id)
         return "Ann"
 
-    check = cache.check() if isinstance(server, MCPServer) else cache.check(server)
+    async def start() -> None:
+        server, cache = make(policies)
+        server.tool()(get_user)
+        await (cache.check() if isinstance(server, MCPServer) else cache.check(server))
+
     with pytest.raises(ConfigurationError, match=told):
-        await check
+        await start()
     assert not ran
 
 
