@@ -300,14 +300,20 @@ def _read_tags(paths: Iterable[Path], chains: Iterable[Chain]) -> tuple[Tag, ...
     return tuple(tags)
 
 
+Asked = tuple[tuple[Path, ...], str, Chain]
+"""Paths, group and chain of a read."""
+
+
 class SharedTags:
     """What all calls of one tool that read the same paths depend on; compared by identity, so it is cheap to look up."""
 
-    __slots__ = ("__weakref__", "chains", "tags")
+    __slots__ = ("__weakref__", "asked", "chains", "tags")
 
-    def __init__(self, tags: tuple[Tag, ...], chains: tuple[Chain, ...]) -> None:
+    def __init__(self, tags: tuple[Tag, ...], chains: tuple[Chain, ...], asked: Asked | None = None) -> None:
         self.tags = tags
         self.chains = chains
+        self.asked = asked
+        """What :func:`shared_tags` made it from; None where something was added to that."""
 
 
 _recent_reads: deque[SharedTags] = deque(maxlen=_RECENT)
@@ -336,7 +342,7 @@ def shared_tags(paths: Sequence[Path], group: str, chain: Chain) -> SharedTags:
     own = (f"#{group}", "")
     chains = read_chains(chain) if asked[0] else (LINEAGE, chain)
     tags = tuple(tag for tag in _read_tags((*asked[0], own), chains) if tag[2] != own)
-    made = _known_reads[asked] = SharedTags(tags, chains)
+    made = _known_reads[asked] = SharedTags(tags, chains, asked)
     _recent_reads.append(made)
     return made
 

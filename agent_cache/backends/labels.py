@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent_cache.backends.base import NewEntry
 from agent_cache.known import known_tool
 from agent_cache.tags import CallTags, Chain, Path, Tag, call_tags, shared_tags
 
-__all__ = ["CallForm", "Label", "call_form", "label_bytes", "read_label", "tags_of_call"]
+__all__ = ["MOST_BYTES", "CallForm", "Label", "call_form", "label_bytes", "read_label", "tags_of_call"]
 
 _CALL, _TAGS = b"\x01", b"\x02"
 _ARGUED = {_CALL: b"\x03", _TAGS: b"\x04"}
 """The same with the call's arguments behind; a build that does not know them takes such a label for none."""
 _PLAIN = {argued: plain for plain, argued in _ARGUED.items()}
 _LONG = 255
-_MOST = 16_384  # bytes of a label; an entry that would need more has none
+MOST_BYTES = 16_384
+"""Of a label; an entry that would need more has none."""
 _DIGEST = re.compile("[0-9a-f]{40}")
 _KINDS = ("any", "all")
 
@@ -55,6 +57,9 @@ def call_form(tags: Sequence[Tag]) -> CallForm | None:
         return None
     chain, own = tags.own[-1][1], tags.own[0][2]
     head, bucket = own
+    asked = tags.shared.asked
+    if asked is not None and asked[1] == head[1:]:
+        return CallForm(asked[1], bucket, asked[2], asked[0])
     found = [path for kind, whose, path in tags.shared.tags if kind == "any" and not whose and path[:1] != (head,)]
     short = CallForm(head[1:], bucket, chain, tuple(found))
     return short if tags_of_call(short) == tags else None
@@ -68,41 +73,33 @@ def tags_of_call(short: CallForm) -> CallTags:
 def label_bytes(tags: Sequence[Tag], entry: NewEntry) -> bytes:
     """The label of an entry under these tags; without arguments where it would be too long, empty where it is still."""
     made = _written(tags, entry, entry.arguments)
-    if len(made) > _MOST and entry.arguments:
+    if len(made) > MOST_BYTES and entry.arguments:
         made = _written(tags, entry, "")
-    return made if len(made) <= _MOST else b""
+    return made if len(made) <= MOST_BYTES else b""
 
 
 def _written(tags: Sequence[Tag], entry: NewEntry, arguments: str) -> bytes:
     known = known_tool(entry.group)
-    out = _Out()
     short = call_form(tags)
     form = _TAGS if short is None else _CALL
-    out.raw(_ARGUED[form] if arguments else form)
-    out.text(entry.namespace)
-    out.text("" if known is None else known.name)
-    out.text("" if known is None else known.resource)
-    out.group(entry.group if short is None else short.group)
+    form = _ARGUED[form] if arguments else form
+    name, resource = ("", "") if known is None else (known.name, known.resource)
     if short is not None:
-        out.text(short.bucket)
-        out.texts(short.chain)
-        out.count(len(short.paths))
-        for path in short.paths:
-            out.texts(path)
+        pieces = [_head(form, entry.namespace, name, resource, short.group), _text(short.bucket), _texts(short.chain)]
+        pieces.append(_count(len(short.paths)))
+        pieces += [_path(path) for path in short.paths]
     else:
-        out.count(len(tags))
+        pieces = [_head(form, entry.namespace, name, resource, entry.group), _count(len(tags))]
         for kind, chain, path in tags:
-            out.count(_KINDS.index(kind))
-            out.texts(chain)
-            out.texts(path)
+            pieces += (_count(_KINDS.index(kind)), _texts(chain), _path(path))
     if arguments:
-        out.text(arguments)
-    return out.bytes()
+        pieces.append(_text(arguments))
+    return b"".join(pieces)
 
 
 def read_label(raw: object) -> Label | None:
     """A label; None for whatever is not one."""
-    if not isinstance(raw, bytes) or not 0 < len(raw) <= _MOST or raw[:1] not in (*_ARGUED, *_PLAIN):
+    if not isinstance(raw, bytes) or not 0 < len(raw) <= MOST_BYTES or raw[:1] not in (*_ARGUED, *_PLAIN):
         return None
     form = _PLAIN.get(raw[:1], raw[:1])
     rest = _In(raw)
@@ -121,40 +118,38 @@ def read_label(raw: object) -> Label | None:
         return None
 
 
-class _Out:
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+def _count(number: int) -> bytes:
+    return bytes((number,)) if number < _LONG else b"\xff" + number.to_bytes(4, "big")
 
-    def raw(self, piece: bytes) -> None:
-        self._pieces.append(piece)
 
-    def count(self, number: int) -> None:
-        self._pieces.append(bytes((number,)) if number < _LONG else b"\xff" + number.to_bytes(4, "big"))
+def _sized(piece: bytes) -> bytes:
+    return _count(len(piece)) + piece
 
-    def sized(self, piece: bytes) -> None:
-        self.count(len(piece))
-        self._pieces.append(piece)
 
-    def text(self, text: str) -> None:
-        self.sized(text.encode("utf-8", "surrogatepass"))
+def _text(text: str) -> bytes:
+    return _sized(text.encode("utf-8", "surrogatepass"))
 
-    def texts(self, texts: Sequence[str]) -> None:
-        self.count(len(texts))
-        for text in texts:
-            self.text(text)
 
-    def group(self, group: str) -> None:
-        """A tool's digest in half its size."""
-        is_digest = _DIGEST.fullmatch(group) is not None
-        self.count(is_digest)
-        self.sized(bytes.fromhex(group) if is_digest else group.encode("utf-8", "surrogatepass"))
+def _path(texts: Sequence[str]) -> bytes:
+    return _count(len(texts)) + b"".join([_text(text) for text in texts])
 
-    def bytes(self) -> bytes:
-        return b"".join(self._pieces)
+
+@lru_cache(maxsize=512)
+def _texts(texts: tuple[str, ...]) -> bytes:
+    """Of a chain: most are those of other entries too."""
+    return _path(texts)
+
+
+@lru_cache(maxsize=512)
+def _head(form: bytes, namespace: str, name: str, resource: str, group: str) -> bytes:
+    """What is the same for every entry of a tool; its digest in half its size."""
+    is_digest = _DIGEST.fullmatch(group) is not None
+    whose = bytes.fromhex(group) if is_digest else group.encode("utf-8", "surrogatepass")
+    return form + _text(namespace) + _text(name) + _text(resource) + _count(is_digest) + _sized(whose)
 
 
 class _In:
-    """Raises ValueError or IndexError for what :class:`_Out` did not write."""
+    """Raises ValueError or IndexError for what :func:`label_bytes` did not write."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw

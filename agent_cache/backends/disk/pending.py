@@ -7,6 +7,7 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Any
 
+from agent_cache.backends.base import NewEntry
 from agent_cache.backends.disk.leases import DiskLead
 from agent_cache.backends.disk.tagrows import DiskToken
 
@@ -20,7 +21,7 @@ _MAX_ENTRIES, _MAX_BYTES = 4_096, 16 * 1024 * 1024
 class Row:
     """An entry as it goes into the file."""
 
-    __slots__ = ("chain", "columns", "group", "key", "label", "lead", "maxsize", "size", "token")
+    __slots__ = ("chain", "columns", "entry", "group", "key", "label", "lead", "maxsize", "size", "token")
 
     def __init__(self, key: bytes, size: int, group: bytes, token: DiskToken, columns: Columns) -> None:
         self.key = key
@@ -32,6 +33,8 @@ class Row:
         self.maxsize: int | None = None
         self.lead: DiskLead | None = None
         self.label: bytes | None = None
+        self.entry: NewEntry | None = None
+        """What is still to be labelled."""
 
     @property
     def stamp(self) -> bytes:

@@ -26,7 +26,7 @@ from agent_cache.backends.disk.schema import delete_sql, insert_sql
 from agent_cache.backends.disk.tagrows import DiskToken, Ending
 from agent_cache.backends.disk.watch import Watch
 from agent_cache.backends.disk.writer import Job, Writer
-from agent_cache.backends.labels import label_bytes
+from agent_cache.backends.labels import MOST_BYTES, label_bytes
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.sweeper import SWEEPER, checked_sweep
 from agent_cache.bounds import Quota, refuse_larger
@@ -40,6 +40,7 @@ __all__ = ["EntryStore"]
 log = logging.getLogger("agent_cache")
 _BATCH, _SWEEP_EVERY, _TOUCHED = 48, 10.0, 4_096
 _PORTIONS = (16, 4, 1)
+_LABEL = MOST_BYTES + 16  # with a seal
 
 
 class EntryStore(Reading):
@@ -166,15 +167,21 @@ class EntryStore(Reading):
 
     def _fill(self, token: DiskToken, entry: NewEntry, packed: bytes | None) -> bool:
         payload = entry.stored.payload()
-        refuse_larger(len(payload), self.max_entry_bytes)
-        payload = self.packing.now(payload) if packed is None else packed
-        load_seconds, grace, age = float(entry.load_seconds), float(entry.grace), float(entry.age)
-        row = self.row_of(tool_key(entry.key), payload, entry.ttl, load_seconds, token, grace, age)
+        if len(payload) > self.max_entry_bytes:
+            refuse_larger(len(payload), self.max_entry_bytes)
+        if packed is not None:
+            payload = packed
+        elif self.packing.least is not None:
+            payload = self.packing.now(payload)
+        key, seconds = tool_key(entry.key), float(entry.load_seconds)
+        row = self.row_of(key, payload, entry.ttl, seconds, token, float(entry.grace), float(entry.age))
+        room_for_it = self.max_bytes
+        if self.quotas and (quota := self.quotas.get(entry.namespace)) is not None and quota.bytes is not None:
+            room_for_it = min(quota.bytes, room_for_it)
         if self.labels:
-            row.label = self.sealed_label(row, label_bytes(token.tags.tags, entry))
-            row.size += len(row.label)
-        quota = self.quotas.get(entry.namespace)
-        room_for_it = self.max_bytes if quota is None or quota.bytes is None else min(quota.bytes, self.max_bytes)
+            row.entry = entry
+            if row.size + _LABEL > room_for_it:
+                self._label(row)
         if row.size > room_for_it:
             raise UnstorableResultError(
                 "too_large", f"{row.size} bytes in the file, and there is room for {room_for_it}"
@@ -189,6 +196,13 @@ class EntryStore(Reading):
             return False
         self._writer.poke()
         return True
+
+    def _label(self, row: Row) -> None:
+        """On the writer thread, so that no caller waits for it; at once where its bytes may be too many."""
+        entry, row.entry = row.entry, None
+        if entry is not None:
+            row.label = self.sealed_label(row, label_bytes(row.token.tags.tags, entry))
+            row.size += len(row.label)
 
     def _holds(self, token: DiskToken) -> bool:
         """Whether a fill may come of it, as far as can be told now; the writer thread has the last word."""
@@ -459,6 +473,8 @@ class EntryStore(Reading):
             if (row.token.known is not None and row.token.known.mark == mark)
             or tagrows.holds(db, row.token, now, self._boot_text)
         ]
+        for row in good:
+            self._label(row)
         self.put(db, good)
         groups = {row.group: row.maxsize for row in good if row.maxsize is not None}
         gone = sum(room.evict_group(db, group, maxsize) for group, maxsize in groups.items())
