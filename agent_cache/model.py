@@ -72,6 +72,8 @@ class CallEvent:
     ``reason`` why it was not a hit. An ``outcome`` of ``"stale_served"``: the answer was older than its ttl, and ``reason``
     says which rule allowed that; ``"revalidated"``: a validator said that the expired answer still holds. A hit with the
     reason ``"negative"`` is a stored error. ``stored`` tells whether a load was kept, ``refused`` why not.
+    ``dropped_by`` names the write that had dropped what was stored (of ``"stale"``), ``seconds_saved`` what the load of a served
+    entry had taken, ``cost_saved`` the tool's ``cost`` then.
     """
 
     tool: str
@@ -85,11 +87,14 @@ class CallEvent:
     stored: bool = False
     refused: str | None = None
     failed: bool = False
+    dropped_by: str | None = None
+    seconds_saved: float = 0.0
+    cost_saved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidationEvent:
-    """One write, or one call of ``.invalidate()``: what it dropped. ``narrow`` is False where it had to widen."""
+    """One write, or one call of ``.invalidate()``: what it dropped. ``resource`` is what the tool declares."""
 
     tool: str
     tags: tuple[str, ...]
@@ -98,6 +103,7 @@ class InvalidationEvent:
     reason: str | None = None
     failed: bool = False
     no_effect: bool = False
+    resource: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,9 @@ class Report:
     age: float | None = None
     landed: Landed | None = None
     failed: bool = False
+    saved: float | None = None
+    """Seconds that the load of what was served had taken; None where nothing was saved."""
+    dropped_by: str | None = None
 
 
 def shared(landed: Landed) -> Answer | None:

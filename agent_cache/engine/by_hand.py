@@ -71,7 +71,9 @@ def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...
     if settings.notices.observers:
         session_id = view.session.session_id if view.session is not None else None
         spelt = tuple(spell(tag) for tag in tags)
-        settings.notices.emit(view, tool.resource, InvalidationEvent(tool.name, spelt, "global", session_id))
+        settings.notices.emit(
+            view, tool.resource, InvalidationEvent(tool.name, spelt, "global", session_id, resource=tool.resource)
+        )
     if moved.cancelled is not None:
         raise moved.cancelled
     return moved.down is None

@@ -155,7 +155,7 @@ def _cached(
             if answer is not None:
                 if early:
                     yield from refresh_early(tool, view, values, call, found, early)
-                return answer, Report("hit", age=found.age)
+                return answer, Report("hit", age=found.age, saved=found.load_seconds)
             bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
@@ -220,7 +220,8 @@ def _landed(
             stamp = call.depends_on(token.stamp) if token is not None else (_WRITES, watch.state.writes)
             settle(watch, landed, stamp)
         why = None if not isinstance(found, Down) else "backend_error"
-        return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed=landed)
+        by = found.dropped_by if isinstance(found, Missing) else None
+        return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed=landed, dropped_by=by)
     answer = shared(landed)
     if answer is None:
         return None
@@ -383,5 +384,8 @@ def _tell(tool: ReadTool, view: View, call: ReadCall | Bypass, report: Report, w
         stored=landed is not None and landed.kept,
         refused=landed.refused if landed is not None else None,
         failed=report.failed or (landed is not None and landed.error is not None),
+        dropped_by=report.dropped_by,
+        seconds_saved=report.saved or 0.0,
+        cost_saved=tool.policy.cost if report.saved is not None else 0.0,
     )
     settings.notices.emit(view, tool.resource, event)

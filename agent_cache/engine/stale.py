@@ -214,7 +214,7 @@ def after_load(
         TALLY.hit(tool.name, landed.seconds, tool.policy.cost, 0.0)
     if watch is not None:
         served(watch, landed.stored, call.depends_on(token.stamp) if token is not None else ())
-    return Answer(landed.value, hit=True), Report("revalidated", landed=landed)
+    return Answer(landed.value, hit=True), Report("revalidated", landed=landed, saved=landed.seconds)
 
 
 def _instead_of(
@@ -322,7 +322,9 @@ def _negative(tool: ReadTool, view: View, found: Found, watch: Watch | None) -> 
         TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
     if watch is not None:
         served_error(watch, error, found.stamp)
-    return Answer(error=error, hit=True), Report("hit", "negative", age=found.age, failed=True)
+    return Answer(error=error, hit=True), Report(
+        "hit", "negative", age=found.age, failed=True, saved=found.load_seconds
+    )
 
 
 def _answered(
@@ -337,12 +339,13 @@ def _answered(
         heard = STALE.get()
         if heard is not None:
             heard.append(why)
-    if why in (None, "stale_while_revalidate"):
+    saved = found.load_seconds if why in (None, "stale_while_revalidate") else None
+    if saved is not None:
         for metrics in view.metrics:
-            metrics.hit(tool.resource, found.load_seconds, tool.policy.cost)
+            metrics.hit(tool.resource, saved, tool.policy.cost)
         if TALLY.on:
-            TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
+            TALLY.hit(tool.name, saved, tool.policy.cost, found.age)
     if watch is not None:
         served(watch, found.stored, found.stamp)
     answer.hit = True
-    return answer, Report("hit" if why is None else "stale_served", why, age=found.age)
+    return answer, Report("hit" if why is None else "stale_served", why, age=found.age, saved=saved)

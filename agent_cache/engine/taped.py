@@ -336,5 +336,6 @@ def _event(call: TapedCall, view: View, played: Played) -> Event:
     session_id = view.session.session_id if view.session is not None else None
     failed = played.error is not None
     if call.asked.kind == "write":
-        return InvalidationEvent(call.asked.tool, (), "global", session_id, "replayed", failed, played.no_effect)
+        effect = played.no_effect
+        return InvalidationEvent(call.asked.tool, (), "global", session_id, "replayed", failed, effect, call.resource)
     return CallEvent(call.asked.tool, call.resource, "replayed", None, session_id, None, 0.0, (), failed=failed)

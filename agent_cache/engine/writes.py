@@ -70,7 +70,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             tags = tuple(spell(tag) for tag in call.tags)
             reason = "; ".join(call.notes) or None
             failed = ran.error is not None
-            told = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect)
+            told = InvalidationEvent(tool.name, tags, call.scope, session_id, reason, failed, no_effect, tool.resource)
             settings.notices.emit(view, tool.resource, told)
         return Answer(value, ran.error, no_effect=no_effect)
     finally:

@@ -275,3 +275,39 @@ async def test_figures_add_up_and_start_over() -> None:
     reset_metrics()
     assert get_metrics()["hits"] == get_metrics()["misses"] == 0
     assert await source.read(1) == 1
+
+
+async def test_events_say_what_was_saved_and_what_dropped_an_entry(clock: FakeClock) -> None:
+    events: list[CallEvent | InvalidationEvent] = []
+
+    class Ear:
+        def on_event(self, event: Any) -> None:
+            events.append(event)
+
+    @AgentCache("price:{sku}", cost=0.5)
+    async def price(sku: str) -> int:
+        return 10
+
+    @AgentCacheInvalidator("price:{sku}")
+    async def set_price(sku: str) -> None: ...
+
+    configure(observers=[Ear()])
+    try:
+        await price("a")
+        await price("a")
+        await set_price("a")
+        await price("a")
+    finally:
+        configure(observers=())
+    miss, hit, write, again = events
+    assert isinstance(miss, CallEvent)
+    assert isinstance(hit, CallEvent)
+    assert isinstance(write, InvalidationEvent)
+    assert isinstance(again, CallEvent)
+    assert (miss.outcome, miss.cost_saved, miss.seconds_saved, miss.dropped_by) == ("miss", 0.0, 0.0, None)
+    assert (hit.outcome, hit.cost_saved, hit.dropped_by) == ("hit", 0.5, None)
+    assert hit.seconds_saved == get_metrics()["resources"][hit.resource]["seconds_saved"]
+    assert hit.seconds_saved > 0
+    assert write.resource == hit.resource
+    assert again.outcome == "stale"
+    assert again.dropped_by == write.tool
