@@ -49,8 +49,9 @@ from agent_cache.model import (
     Observer,
     ToolCall,
 )
-from agent_cache.reports import get_metrics, reset_metrics
+from agent_cache.reports import get_metrics, reset_metrics, shadow_report
 from agent_cache.session import AgentCacheSession, no_cache, refresh
+from agent_cache.shadowing import ShadowReport
 from agent_cache.watched import watched
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ __all__ = [
     "Observer",
     "Quota",
     "ReplayedToolError",
+    "ShadowReport",
     "TieredBackend",
     "ToolCall",
     "UnkeyableArgumentError",
@@ -105,6 +107,7 @@ __all__ = [
     "no_cache",
     "refresh",
     "reset_metrics",
+    "shadow_report",
     "watched",
 ]
 

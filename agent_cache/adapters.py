@@ -31,6 +31,7 @@ from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.engine.stale import STALE, pass_through
+from agent_cache.engine.verify import is_verifying
 from agent_cache.errors import ConfigurationError
 from agent_cache.freshness import checked_freshness
 from agent_cache.keys import IDENTITY
@@ -318,7 +319,8 @@ class AdaptedTool:
         rules: list[str]
 
         async def noted() -> T:
-            executed.append(True)
+            if not is_verifying():
+                executed.append(True)
             return await run()
 
         reset, told = _run.set(noted), STALE.set(rules := [])
@@ -342,7 +344,8 @@ class AdaptedTool:
         rules: list[str]
 
         def noted() -> T:
-            executed.append(True)
+            if not is_verifying():
+                executed.append(True)
             return run()
 
         reset, told = _run.set(noted), STALE.set(rules := [])

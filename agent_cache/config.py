@@ -17,17 +17,19 @@ from agent_cache.backends.packing import compress_option
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.backends.urls import without_password
 from agent_cache.clock import seconds
-from agent_cache.context import cool_all
+from agent_cache.context import cool_all, sample_hot
 from agent_cache.errors import ConfigurationError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Observer
 from agent_cache.notices import Notices
 from agent_cache.recording import Recording
+from agent_cache.sampling import checked_rate
+from agent_cache.shadowing import ShadowLog
 
 __all__ = ["Settings", "backend_from_url", "configure", "recording", "settings", "tiered"]
 
 _UNSET: Any = object()
-MODES = ("on", "off")
+MODES = ("on", "off", "shadow")
 
 
 class Settings:
@@ -39,6 +41,12 @@ class Settings:
         self.backend: Backend | None = None
         self.namespace = ""
         self.mode = "on"
+        self.shadow: ShadowLog | None = None
+        """The calls made in shadow mode; None while it is not on."""
+        self.last_shadow = ShadowLog()
+        self.verify = 0.0
+        self.verifying_tools = False
+        """Whether some tool asks for a sample of its own."""
         self.default_ttl: float | None = None
         self.on_unavailable = "proceed"
         self.store_args = False
@@ -58,6 +66,10 @@ class Settings:
                     url = os.environ.get("AGENT_CACHE_URL", "memory://")
                     fallback = self._fallback = backend_from_url(url, "AGENT_CACHE_URL", secret=self.secret)
         return fallback
+
+    def attend(self) -> None:
+        """Let the reads know whether anybody wants to hear of them."""
+        self.notices.attentive = bool(self.notices.observers) or self.verify > 0 or self.verifying_tools
 
     def forget_fallback(self) -> None:
         self._fallback = None
@@ -182,13 +194,15 @@ def configure(
     secret: str | bytes | None = _UNSET,
     record_stats: bool = _UNSET,
     store_args: bool = _UNSET,
+    verify: float = _UNSET,
 ) -> None:
     """Set what is given, for the whole process; leave the rest. Call it before the first tool runs.
 
     Args:
         backend: used where neither decorator nor session names one; a backend, a URL, or None for a fresh default.
         namespace: part of every key; applications sharing a backend use different ones.
-        mode: ``"on"``, or ``"off"``: reads run live and keep nothing, writes still invalidate.
+        mode: ``"on"``; ``"off"``: reads run live and keep nothing, writes still invalidate; or ``"shadow"``: reads run live,
+            and what the cache would have answered is measured (see ``docs/shadow.md``).
         observers: receive one event per call. While there are any, no hit is answered on the fast path.
         default_ttl: seconds, for reads without a ``ttl``; None = no limit.
         on_unavailable: ``"proceed"`` or ``"refuse_writes"``: what a write does while a shared backend is out of reach.
@@ -200,6 +214,8 @@ def configure(
         store_args: keep each call's arguments as readable text (2,000 characters at most) in its entry, for
             ``agent-cache ls`` and ``show``. They are as sensitive as the tool's arguments are; they go with the entry.
             Not kept by a backend without labels, as one with a secret is unless it says ``labels=True``.
+        verify: the part of all hits, from 0 to 1, whose tool is run again in the background to see whether what was served
+            is what it answers now; ``get_metrics()["verify"]`` says how often it was not.
 
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
@@ -220,15 +236,12 @@ def configure(
             raise ConfigurationError("namespace", namespace, "give a text")
         settings.namespace = namespace
     if mode is not _UNSET:
-        if mode not in MODES:
-            raise ConfigurationError("mode", mode, f"give one of {', '.join(map(repr, MODES))}")
-        settings.mode = mode
+        _set_mode(mode)
+    if verify is not _UNSET:
+        settings.verify = checked_rate(verify)
+        sample_hot(settings.verify)
     if observers is not _UNSET:
-        given = tuple(observers)
-        for observer in given:
-            if not callable(getattr(observer, "on_event", None)):
-                raise ConfigurationError("observers", observer, "each observer needs a method on_event(event)")
-        settings.notices.observers = given
+        settings.notices.observers = _checked_observers(observers)
     if default_ttl is not _UNSET:
         settings.default_ttl = seconds(default_ttl, "default_ttl")
     if on_unavailable is not _UNSET:
@@ -236,6 +249,7 @@ def configure(
             raise ConfigurationError("on_unavailable", on_unavailable, "give 'proceed' or 'refuse_writes'")
         settings.on_unavailable = on_unavailable
     _remember(record_stats, store_args)
+    settings.attend()
     name = settings.namespace.encode("utf-8", "surrogatepass")
     settings.key_space = len(name).to_bytes(4, "big") + name if name else b""
     cool_all()
@@ -252,3 +266,21 @@ def _remember(record_stats: bool, store_args: bool) -> None:
         recording.start()
     elif record_stats is False:
         recording.stop()
+
+
+def _set_mode(mode: object) -> None:
+    if mode not in MODES or not isinstance(mode, str):
+        raise ConfigurationError("mode", mode, f"give one of {', '.join(map(repr, MODES))}")
+    if mode != "shadow":
+        settings.shadow = None
+    elif settings.shadow is None:
+        settings.shadow = settings.last_shadow = ShadowLog()
+    settings.mode = mode
+
+
+def _checked_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    given = tuple(observers)
+    for observer in given:
+        if not callable(getattr(observer, "on_event", None)):
+            raise ConfigurationError("observers", observer, "each observer needs a method on_event(event)")
+    return given

@@ -21,6 +21,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context, ContextVar
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_cache.locks import renewed_after_fork
@@ -28,6 +29,7 @@ from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
 from agent_cache.metrics import Metrics
 from agent_cache.model import LoopEvent
 from agent_cache.recorded import TALLY
+from agent_cache.sampling import SampledTable
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
@@ -210,6 +212,15 @@ class _Never(dict[Any, Any]):
         return None
 
 
+_hot_table: Callable[[], dict[Any, Any]] = dict
+
+
+def sample_hot(rate: float) -> None:
+    """From the next table on, draw a part of the calls that could be answered at once; see :mod:`agent_cache.sampling`."""
+    global _hot_table
+    _hot_table = partial(SampledTable, rate) if rate else dict
+
+
 class View:
     """A session (or none) in a mode. See the module."""
 
@@ -225,7 +236,7 @@ class View:
         never any room: that is how a call finds out, so that one without a tape need not ask."""
         self.live: View | None = None if tape is None else View(session, mode)
         """Where a call that is recorded runs: the same without a tape."""
-        self.hot: dict[Any, Warm] = {} if mode == "normal" and tape is None else _Never()
+        self.hot: dict[Any, Warm] = _hot_table() if mode == "normal" and tape is None else _Never()
         self.loads: dict[Any, UnderWay] = {} if tape is None else _Never()
         self.calls: dict[Any, object] = {}
         """What was prepared for calls to backends that are asked each time."""
@@ -279,7 +290,7 @@ class View:
         if self.live is not None:
             self.live.cool()
         elif self.mode == "normal":
-            self.hot = {}
+            self.hot = _hot_table()
             self.loads = {}
             self.calls = {}
             self.inside = None
@@ -357,4 +368,4 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-__all__ += ["PROCESS", "cool_all", "drain_all", "keep_warm"]
+__all__ += ["PROCESS", "cool_all", "drain_all", "keep_warm", "sample_hot"]

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from agent_cache.backends.base import Backend
 from agent_cache.codecs import Codec, LastingCodec, ToolCodec, codec_for, with_user_codec
-from agent_cache.config import tiered
+from agent_cache.config import settings, tiered
 from agent_cache.context import Home, View, current_view
 from agent_cache.engine.answers import told
 from agent_cache.engine.by_hand import explain_line, invalidate_all_line, invalidate_line
@@ -54,6 +54,7 @@ from agent_cache.policy import (
     scopes_of_reads,
 )
 from agent_cache.refusals import checked_no_effect
+from agent_cache.sampling import checked_rate, look_up
 
 __all__ = ["AgentCache", "AgentCacheInvalidator"]
 
@@ -89,10 +90,10 @@ _HOT = """\
                         pass
     return {wait}{x}slow({x}tool, {x}v, {values})"""
 
-_LOOKUP = "        {x}r = {x}v.hot.get({key})"
+_LOOKUP = "        {x}r = {found}"
 _CAREFUL_LOOKUP = """\
         try:
-            {x}r = {x}v.hot.get({key})
+            {x}r = {found}
         except {x}unfit:
             {x}r = None"""
 
@@ -137,6 +138,8 @@ class AgentCache:
             count, or a function of the arguments (a mapping) that returns something hashable. Leave free text such as
             ``reason`` out.
         cost: what one call costs, in your unit; added up as ``cost_saved``.
+        verify: the part of this tool's hits, from 0 to 1, after which it is run again in the background to see whether what
+            was served is what it answers now; None = ``configure(verify=...)``. For tools that are safe to run again.
         version: a text that belongs to what the tool is; another version's answers are another tool's answers.
 
     The decorated tool also has ``cache_key(...)``, ``invalidate(...)``, ``invalidate_all()``, ``uncached(...)`` and
@@ -174,6 +177,7 @@ class AgentCache:
         loop_key: LoopKey | None = None,
         cost: float | None = None,
         version: str | None = None,
+        verify: float | None = None,
     ) -> None:
         _check_resource(resource, "AgentCache")
         self._resource = resource
@@ -211,6 +215,7 @@ class AgentCache:
         self._codec = codec
         self._loop = checked_rule(bool(poll), max_tool_repeats, loop_key)
         self._cost = float(cost or 0)
+        self._verify = None if verify is None else checked_rate(verify)
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTool[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
@@ -238,7 +243,11 @@ class AgentCache:
             backend=self._backend,
             loop=self._loop,
             freshness=self._freshness,
+            verify=self._verify,
         )
+        if policy.verify:
+            settings.verifying_tools = True
+            settings.attend()
         hint = return_hint(function)
         codec = codec_for(hint) if self._codec is None else with_user_codec(self._codec, hint)
         if self._freshness is not None:
@@ -393,7 +402,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
         x=x,
         view=f"{x}view()" if home is None else f"{x}own if {x}view().mode == 'normal' else {x}home()",
         guards=shape.guards(),
-        lookup=lookup.format(x=x, key=shape.hot_key_source()),
+        lookup=lookup.format(x=x, found=_found_in(tool)),
         same_lane=same_lane,
         early=f" - {x}r.early" if fresh is not None and fresh.early_refresh else "",
         wait="await " if tool.is_async else "",
@@ -405,6 +414,8 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
         f"{x}home": home,
         f"{x}own": home.view if home is not None else None,
         f"{x}slow": (_read if home is None else home.slow or _read) if tool.is_async else _read_blocking,
+        f"{x}look_up": look_up,
+        f"{x}plainly": dict.get,
         f"{x}task": _task,
         f"{x}lane": lane,
         f"{x}len": len,
@@ -413,6 +424,14 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
     }
     kind = "async def" if tool.is_async else "def"
     return _like(function, compile_function(shape, function.__name__, body, kind, extra))
+
+
+def _found_in(tool: ReadTool) -> str:
+    """How a call looks into the hot table, as source; it says how many of its calls are to find nothing there."""
+    x, key, rate = tool.shape.prefix, tool.shape.hot_key_source(), tool.policy.verify
+    if rate is None:
+        return f"{x}v.hot.get({key})"
+    return f"{x}look_up({x}v.hot, {key}, {rate!r})" if rate else f"{x}plainly({x}v.hot, {key})"
 
 
 async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:

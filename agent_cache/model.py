@@ -45,7 +45,8 @@ GLOBAL: str = _Undeclared("global")
 """The default scope: acts and prints as ``"global"``; ``scope is GLOBAL`` tells that nobody declared it."""
 
 Outcome = Literal[
-    "hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked", "replayed", "stale_served", "revalidated"
+    "hit", "miss", "stale", "expired", "coalesced", "bypass", "blocked", "replayed", "stale_served", "revalidated",
+    "would_hit", "would_miss", "would_coalesce", "would_be_stale",
 ]  # fmt: skip
 LoopKind = Literal["repeat", "alternation", "cycle", "error", "no_progress", "depth"]
 
@@ -71,7 +72,9 @@ class CallEvent:
     ``seconds`` is how long the caller waited, ``age`` how old the served entry was (``None`` unless a hit),
     ``reason`` why it was not a hit. An ``outcome`` of ``"stale_served"``: the answer was older than its ttl, and ``reason``
     says which rule allowed that; ``"revalidated"``: a validator said that the expired answer still holds. A hit with the
-    reason ``"negative"`` is a stored error. ``stored`` tells whether a load was kept, ``refused`` why not.
+    reason ``"negative"`` is a stored error. In shadow mode every read ran, and ``outcome`` says what the cache would have done:
+    ``"would_hit"``, ``"would_be_stale"`` (a hit whose answer is not the tool's any more), ``"would_coalesce"`` or
+    ``"would_miss"``. ``stored`` tells whether a load was kept, ``refused`` why not.
     ``dropped_by`` names the write that had dropped what was stored (of ``"stale"``), ``seconds_saved`` what the load of a served
     entry had taken, ``cost_saved`` the tool's ``cost`` then.
     """

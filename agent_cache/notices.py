@@ -21,6 +21,8 @@ class Notices:
 
     def __init__(self) -> None:
         self.observers: tuple[Observer, ...] = ()
+        self.attentive = False
+        """Whether anybody wants to know how a read went: an observer, or whoever verifies a sample of the hits."""
         self._said: set[Hashable] = set()
         self.outages: set[Hashable] = set()
         """What is away now."""

@@ -18,6 +18,7 @@ from typing import Any
 from agent_cache.backends.base import Backend
 from agent_cache.canonical import encoded
 from agent_cache.cassette import RecordMode, Redact, Tape, Taping
+from agent_cache.config import settings
 from agent_cache.context import SessionState, View, loading, view_var
 from agent_cache.engine.guard import failure, observed, returned
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
@@ -209,6 +210,8 @@ class AgentCacheSession:
         assert self._view is not None  # noqa: S101 - there is no state without one
         if state.lineage is not None and write is not False:
             state.lineage.poison(tool)
+        if settings.shadow is not None and write is not False:
+            settings.shadow.wrote(tool, {}, (), settings.shadow.now(), declared=False)
         rule = checked_rule(bool(poll), max_tool_repeats, loop_key)
         outcome = returned(result, write=bool(write)) if error is None else failure(error, write=bool(write))
         return observed(self._view, tool, args, outcome, rule, batch)

@@ -52,6 +52,7 @@ def _reset() -> None:
         secret=None,
         record_stats=False,
         store_args=False,
+        verify=0,
     )
     agent_cache.reset_metrics()
     logging.getLogger("agent_cache").setLevel(logging.NOTSET)  # some programs under test turn it down

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agent_cache.backends.base import Backend
+from agent_cache.backends.base import Backend, Found
 from agent_cache.codecs import Stored
 from agent_cache.config import settings
 from agent_cache.context import View
@@ -53,6 +53,8 @@ class Report:
     saved: float | None = None
     """Seconds that the load of what was served had taken; None where nothing was saved."""
     dropped_by: str | None = None
+    found: Found | None = None
+    """The entry that was served, of a plain hit."""
 
 
 def shared(landed: Landed) -> Answer | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, NewEntry
@@ -9,11 +10,11 @@ from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import View
 from agent_cache.engine.answers import Answer, backend_failed
-from agent_cache.engine.calls import Bypass, ReadCall, backend_for, cache_key, prepare_read
+from agent_cache.engine.asking import ask
+from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, backend_for, cache_key, prepare_read
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down, Fill, Flush, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
-from agent_cache.engine.reads import _ask as ask
 from agent_cache.engine.reads import _hit as hit
 from agent_cache.engine.taped import taped_invalidation
 from agent_cache.engine.tools import ReadTool
@@ -68,6 +69,9 @@ def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...
     view.count(tool.resource, "invalidations")
     if TALLY.on:
         TALLY.add(tool.name, "invalidations")
+    if settings.shadow is not None:
+        paths = [path for kind, _, path in tags if kind == "all"]
+        settings.shadow.wrote(f"{tool.name}.invalidate", {}, paths, settings.shadow.now())
     if settings.notices.observers:
         session_id = view.session.session_id if view.session is not None else None
         spelt = tuple(spell(tag) for tag in tags)
@@ -135,10 +139,19 @@ def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Ex
     if view.tape is not None and view.tape.strict:
         return Explanation("bypass", f"replay: it is answered from {view.tape.path}")
     call = prepare_read(tool, view, values)
+    if isinstance(call, Shadowed):
+        instead = yield from _explained(tool, call.call)
+        return replace(
+            instead, status="bypass", reason=f"shadow mode: it runs; else {instead.status}: {instead.reason}"
+        )
     if isinstance(call, Bypass):
         return Explanation("bypass", f"{call.reason}: {call.detail}" if call.detail else call.reason, call.key)
+    return (yield from _explained(tool, call))
+
+
+def _explained(tool: ReadTool, call: ReadCall) -> Line[Explanation]:
     tags = tuple(spell(tag) for tag in call.tags)
-    found = yield Ask(call, tool.codec)
+    found: Lookup | Down = yield Ask(call, tool.codec)
     shared = "" if call.mark is None else f"; {call.mark.shared_with}"
     if isinstance(found, Found):
         text = f"a current entry is stored{shared}"

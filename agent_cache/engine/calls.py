@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from agent_cache.backends.base import Backend
@@ -42,6 +42,7 @@ __all__ = [
     "Bypass",
     "ReadCall",
     "Remembered",
+    "Shadowed",
     "WriteCall",
     "cache_key",
     "narrowed_by",
@@ -104,6 +105,13 @@ REMEMBERED: dict[bytes, Remembered] = {}
 
 
 @dataclass(slots=True, eq=False)
+class Shadowed(Bypass):
+    """It could be cached, and runs live all the same: the cache looks on."""
+
+    call: ReadCall = field(kw_only=True)
+
+
+@dataclass(slots=True, eq=False)
 class WriteCall:
     """What a write drops, and where. ``notes`` says what had to be widened, and why.
 
@@ -143,7 +151,9 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
 
     Where the backend is asked on every hit, what was prepared is kept for the next equal call of this view.
     """
-    if settings.mode == "off" or view.mode == "bypass" or backend_for(tool.policy.backend, view.session).in_process:
+    if settings.mode != "on":
+        return _beside(tool, view, values)
+    if view.mode == "bypass" or backend_for(tool.policy.backend, view.session).in_process:
         return _prepared(tool, view, values)
     hot_key = tool.shape.hot_key(values)
     if hot_key is None or any(type(part) is bytes for part in hot_key):  # what can be changed is looked at each time
@@ -164,6 +174,14 @@ def prepare_read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCal
     elif tool.ttl_of is not None:
         return replace(cast(ReadCall, known), ttl=tool.ttl_of(values))
     return cast("ReadCall | Bypass", known)
+
+
+def _beside(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:
+    """With a cache that is off, or looks on."""
+    call = _prepared(tool, view, values)
+    if settings.mode == "shadow" and isinstance(call, ReadCall):
+        return Shadowed("shadow", "configure(mode='shadow')", call.cache_key, warn=False, call=call)
+    return call
 
 
 def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall | Bypass:

@@ -18,7 +18,7 @@ from typing import Any
 
 from agent_cache.backends.base import Backend, Lookup, Missing, Token
 from agent_cache.context import View, loading
-from agent_cache.engine.calls import REMEMBERED, Bypass, ReadCall, Remembered
+from agent_cache.engine.calls import REMEMBERED, Bypass, ReadCall, Remembered, Shadowed
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down
 from agent_cache.engine.outbox import WRITES
@@ -125,6 +125,8 @@ def noted(notes: LoadNotes, call: ReadCall | Bypass, tool: ReadTool) -> Line[Non
 
     Where the read is not cached, what it depends on is not known.
     """
+    if isinstance(call, Shadowed):  # it runs, and depends on what it would have depended on
+        call = call.call
     for load in notes.chain_of_loads():
         if isinstance(call, Bypass):
             load.refuse(f"uncached_inside:{call.reason}")

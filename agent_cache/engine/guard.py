@@ -238,6 +238,11 @@ def _same_by(rule: ToolRule, tool: str, key: Hashable, arguments: Mapping[str, A
     return tool, "loop_key", same
 
 
+def writes_so_far(watch: Watch) -> Hashable:
+    """What a read that no backend was asked for depends on: whatever this session writes."""
+    return "writes", watch.state.writes
+
+
 def overruled(watch: Watch) -> None:
     """What looked like a loop follows a write to what the call reads: it is progress."""
     detector = watch.state.detector

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
-from agent_cache.backends.base import Blocked, Found, Lookup, Missing, Token
+from agent_cache.backends.base import Blocked, Found, Missing, Token
 from agent_cache.config import settings
 from agent_cache.context import UnderWay, View, Warm, keep_warm, loading
-from agent_cache.engine.answers import Answer, Report, backend_answered, backend_failed, own, shared
+from agent_cache.engine.answers import Answer, Report, own, shared
+from agent_cache.engine.asking import ask
 from agent_cache.engine.behind import Board, WaitOn
-from agent_cache.engine.calls import Bypass, ReadCall, prepare_read, same_call
+from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, prepare_read, same_call
 from agent_cache.engine.dependencies import noted, noted_late
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
-from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle
+from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle, writes_so_far
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
-from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.outbox import WRITES
+from agent_cache.engine.shadow import shadow_read
 from agent_cache.engine.stale import Limits, after_load, before_load, early_by, flown_within, refresh_early, timed_out
 from agent_cache.engine.taped import taped_read
 from agent_cache.engine.tools import ReadTool
-from agent_cache.errors import AgentLoopDetectedError, BackendError
+from agent_cache.engine.verify import is_drawn, verify_behind
+from agent_cache.errors import AgentLoopDetectedError
 from agent_cache.flight import Flight, Landed
 from agent_cache.model import CallEvent, Outcome
 from agent_cache.recorded import TALLY
@@ -42,12 +45,13 @@ _LOADED: dict[str, Outcome] = {
     "blocked": "blocked",
     "down": "bypass",
 }
-_WRITES: Hashable = "writes"
 
 
 def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
     """One read."""
-    began = time.monotonic() if settings.notices.observers else 0.0
+    began, drawn = 0.0, False
+    if settings.notices.attentive:
+        began, drawn = time.monotonic(), is_drawn(tool, view, values)
     if len(view.log) >= view.room:
         if view.tape is not None:  # never has room
             return (yield from taped_read(tool, view, values, read_line))
@@ -80,8 +84,11 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             answer, report = yield from _uncached(tool, view, values, call, watch)
         if outer is not None and report.landed is not None and report.landed.depends:
             noted_late(outer, report.landed.depends)
-        if settings.notices.observers:
-            _tell(tool, view, call, report, time.monotonic() - began)
+        if settings.notices.attentive:
+            if settings.notices.observers:
+                _tell(tool, view, call, report, time.monotonic() - began)
+            if drawn and report.found is not None and isinstance(call, ReadCall):
+                yield from verify_behind(tool, view, values, call, report.found)
         return answer
     finally:
         if watch is not None:
@@ -105,7 +112,7 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
             if isinstance(found, Found):
                 written = call.depends_on(found.stamp) != stamp or fingerprint(found.stored) != watch.track.outcome
         else:
-            written = stamp != (_WRITES, watch.state.writes)
+            written = stamp != writes_so_far(watch)
         if written:
             overruled(watch)
             event = watch.event
@@ -145,7 +152,7 @@ def _cached(
     if refresh:
         yield from _supersede(tool, call)
     while True:
-        found = yield from _ask(tool, view, call, refresh)
+        found = yield from ask(tool, view, call, refresh)
         instead = None if fresh is None else (yield from before_load(tool, view, values, call, found, watch))
         if instead is not None:
             return instead
@@ -155,7 +162,7 @@ def _cached(
             if answer is not None:
                 if early:
                     yield from refresh_early(tool, view, values, call, found, early)
-                return answer, Report("hit", age=found.age, saved=found.load_seconds)
+                return answer, Report("hit", age=found.age, saved=found.load_seconds, found=found)
             bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
@@ -217,7 +224,7 @@ def _landed(
             return Answer(landed.value, landed.error), Report("coalesced", landed=landed)
         _count_load(tool, view, found, landed)
         if watch is not None:
-            stamp = call.depends_on(token.stamp) if token is not None else (_WRITES, watch.state.writes)
+            stamp = call.depends_on(token.stamp) if token is not None else writes_so_far(watch)
             settle(watch, landed, stamp)
         why = None if not isinstance(found, Down) else "backend_error"
         by = found.dropped_by if isinstance(found, Missing) else None
@@ -245,29 +252,6 @@ def _supersede(tool: ReadTool, call: ReadCall) -> Line[None]:
     moved: Moved = yield Move(call.backend, [tag], f"{tool.name} in refresh()")
     if moved.cancelled is not None:
         raise moved.cancelled
-
-
-def _ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
-    """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
-    if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
-        if OUTBOX.has_courier(call.backend):
-            view.count(tool.resource, "backend_errors", reason="undelivered")
-            return Down(BackendError("an invalidation is still to be delivered"))
-        moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write")
-        if moved.down is None:
-            OUTBOX.delivered(call.backend, owed)
-        if moved.cancelled is not None:
-            raise moved.cancelled
-        if moved.down is not None:
-            backend_failed(view, tool.resource, call.backend, moved.down)
-            return moved.down
-    ask = Ask(call, tool.codec, token_only=token_only)
-    found: Lookup | Down = ask.go_blocking() if call.backend.in_process else (yield ask)
-    if isinstance(found, Down):
-        backend_failed(view, tool.resource, call.backend, found)
-    else:
-        backend_answered(call.backend)
-    return found
 
 
 def _hit(
@@ -324,28 +308,29 @@ def _uncached(
     tool: ReadTool, view: View, values: tuple[Any, ...], why: Bypass, watch: Watch | None
 ) -> Line[tuple[Answer, Report]]:
     """Run live, share nothing, keep nothing; count the reason, and say it once where it can be mended."""
+    if isinstance(why, Shadowed):
+        return (yield from shadow_read(tool, view, values, why, watch, _alone))
     view.count(tool.resource, "bypasses", reason=why.reason)
     if why.warn:
         settings.notices.once(
             (tool.identity, why.reason), "%s runs uncached (%s): %s", tool.name, why.reason, why.detail
         )
-    fresh = tool.policy.freshness
-    if fresh is not None and fresh.hard_timeout is not None:
-        landed = yield from _alone_within(tool, view, values, fresh.hard_timeout)
-    else:
-        landed = yield Load(lambda: load_line(tool, view, values, None, None))
+    landed = yield from _alone(tool, view, lambda: load_line(tool, view, values, None, None))
     if landed.error is not None:
         view.count(tool.resource, "load_failures")
     if watch is not None:
-        settle(watch, landed, (_WRITES, watch.state.writes))
+        settle(watch, landed, writes_so_far(watch))
     return Answer(landed.value, landed.error), Report("bypass", why.reason, landed=landed)
 
 
-def _alone_within(tool: ReadTool, view: View, values: tuple[Any, ...], seconds: float) -> Line[Landed]:
-    """Where nothing is shared or kept the limit holds all the same; a coroutine is cancelled then, a thread goes on."""
-    board = Board(object(), None, FLIGHTS.arrival(), lambda: load_line(tool, view, values, None, None))
-    boarded = yield board
-    landed, _ = yield WaitOn(boarded, seconds, lasting=False)
+def _alone(tool: ReadTool, view: View, line: Callable[[], Line[Landed]]) -> Line[Landed]:
+    """Where nothing is shared a limit holds all the same; a coroutine is cancelled then, a thread goes on."""
+    fresh = tool.policy.freshness
+    if fresh is None or fresh.hard_timeout is None:
+        alone: Landed = yield Load(line)
+        return alone
+    boarded = yield Board(object(), None, FLIGHTS.arrival(), line)
+    landed, _ = yield WaitOn(boarded, fresh.hard_timeout, lasting=False)
     return landed if landed is not None else Landed(error=timed_out(tool, view))
 
 

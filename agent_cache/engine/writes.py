@@ -49,6 +49,8 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             if react(view, watch, event, tool.resource, is_read=False) == "raise":
                 return Answer(error=AgentLoopDetectedError(event))
         call = prepare_write(tool, view, values)
+        shadow = settings.shadow
+        began = shadow.now() if shadow is not None else 0.0
         for note in call.notes:
             _say(tool, note)
         ran, no_effect = yield from _inside_windows(tool, view, values, call)
@@ -65,6 +67,9 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             view.session.writes += 0 if no_effect else 1
         if watch is not None:
             settle(watch, Landed(ran.value, error=ran.error), (), no_effect=no_effect)
+        if shadow is not None:
+            given, paths = tool.shape.arguments(values), _paths_of(call)
+            shadow.wrote(tool.name, given, paths, began, no_effect=no_effect)
         if settings.notices.observers:
             session_id = view.session.session_id if view.session is not None else None
             tags = tuple(spell(tag) for tag in call.tags)
@@ -143,6 +148,11 @@ def _say(tool: WriteTool, note: str) -> None:
 def _written(call: WriteCall, narrowed: tuple[Tag, ...] | None) -> Iterable[Path]:
     """The paths that were written, as far as is known at the end."""
     return call.paths if narrowed is None else [path for kind, _, path in narrowed if kind == "all"]
+
+
+def _paths_of(call: WriteCall) -> Iterable[Path]:
+    """The paths whose reads it has dropped, as its tags say in the end."""
+    return [path for kind, _, path in call.tags if kind == "all"] or call.paths
 
 
 def _close_what_is_open(windows: list[tuple[Backend, Window]]) -> None:

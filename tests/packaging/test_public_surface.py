@@ -44,6 +44,7 @@ PUBLIC = {
     "Observer",
     "ReplayedToolError",
     "Quota",
+    "ShadowReport",
     "TieredBackend",
     "ToolCall",
     "UnkeyableArgumentError",
@@ -58,6 +59,7 @@ PUBLIC = {
     "no_cache",
     "refresh",
     "reset_metrics",
+    "shadow_report",
     "watched",
 }
 
