@@ -13,6 +13,7 @@ from agent_cache.cassette import find_narrow_writes
 from agent_cache.config import configure
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
 from agent_cache.dependencies import depends_on
+from agent_cache.erasing import erase
 from agent_cache.errors import (
     AgentCacheError,
     AgentLoopDetectedError,
@@ -49,6 +50,7 @@ from agent_cache.model import (
     Observer,
     ToolCall,
 )
+from agent_cache.moving import EraseReport
 from agent_cache.reports import get_metrics, reset_metrics, shadow_report
 from agent_cache.session import AgentCacheSession, no_cache, refresh
 from agent_cache.shadowing import ShadowReport
@@ -80,6 +82,7 @@ __all__ = [
     "CallEvent",
     "CassetteError",
     "ConfigurationError",
+    "EraseReport",
     "ExpiredEntry",
     "Explanation",
     "ExportFileError",
@@ -102,6 +105,7 @@ __all__ = [
     "__version__",
     "configure",
     "depends_on",
+    "erase",
     "find_narrow_writes",
     "get_metrics",
     "no_cache",

@@ -14,8 +14,10 @@ Entering and leaving sessions is :mod:`agent_cache.session`'s business.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
+import uuid
 import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -24,12 +26,15 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from agent_cache.canonical import encoded
+from agent_cache.errors import UnkeyableArgumentError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import CallTrack, LoopDetector, LoopPolicy, OnLoop
 from agent_cache.metrics import Metrics
 from agent_cache.model import LoopEvent
 from agent_cache.recorded import TALLY
 from agent_cache.sampling import SampledTable
+from agent_cache.tags import identity_chain, segment_text
 
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
@@ -349,6 +354,34 @@ def _all_views() -> list[View]:
         return list(_views)
 
 
+def who_is(identity: Mapping[str, object]) -> str:
+    """An identity as text that no other identity has; what cannot be keyed is like nobody else."""
+    try:
+        return hashlib.blake2b(encoded([*identity.items()], "identity"), digest_size=20).hexdigest()
+    except UnkeyableArgumentError:
+        return uuid.uuid4().hex
+
+
+def forget_sessions(owns: Callable[[Chain], bool], chain: Chain) -> list[Chain]:
+    """Let the open sessions that are ``chain``'s, or whose own chain is owned, keep no result; the chains they have."""
+    found: list[Chain] = []
+    for view in _all_views():
+        state = view.session
+        if state is None or not (owns(state.chain) or (chain and _chain_of(state.identity)[: len(chain)] == chain)):
+            continue
+        found.append(state.chain)
+        with state.lock:
+            state.results.clear()
+        view.cool()
+    return found
+
+
+def _chain_of(identity: Mapping[str, object]) -> Chain:
+    """As far as its fields have a text."""
+    named = [(name, segment_text(value)) for name, value in identity.items()]
+    return identity_chain((name, text) for name, text in named if text is not None)
+
+
 def drain_all() -> None:
     for view in _all_views():
         view.drain()
@@ -368,4 +401,4 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-__all__ += ["PROCESS", "cool_all", "drain_all", "keep_warm", "sample_hot"]
+__all__ += ["PROCESS", "cool_all", "drain_all", "forget_sessions", "keep_warm", "sample_hot", "who_is"]

@@ -197,6 +197,11 @@ class _ReadRegister:
                     found |= dict(named.items()) if named is not None else {}  # one that goes meanwhile is passed over
             return list(found.values())
 
+    def all_backends(self) -> list[Backend]:
+        """Every backend that a read was declared with."""
+        with self._lock:
+            return list({key: each for named in self._backends.values() for key, each in list(named.items())}.values())
+
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:
         """Whether every known read of these resources has exactly this scope; those by lineage hang on no tag of theirs.
 

@@ -6,7 +6,6 @@ The state itself is :mod:`agent_cache.context`'s; what a call makes of it, the e
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from collections.abc import Coroutine, Hashable, Iterable, Iterator, Mapping
@@ -16,12 +15,11 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from agent_cache.backends.base import Backend
-from agent_cache.canonical import encoded
 from agent_cache.cassette import RecordMode, Redact, Tape, Taping
 from agent_cache.config import settings
-from agent_cache.context import SessionState, View, loading, view_var
+from agent_cache.context import SessionState, View, loading, view_var, who_is
 from agent_cache.engine.guard import failure, observed, returned
-from agent_cache.errors import ConfigurationError, UnkeyableArgumentError
+from agent_cache.errors import ConfigurationError
 from agent_cache.lineage import Lineage
 from agent_cache.locks import renewed_after_fork
 from agent_cache.loops import LoopKey, LoopPolicy, OnLoop, checked_on_loop, checked_rule
@@ -263,7 +261,7 @@ class AgentCacheSession:
         identity = inherited if self._own_identity is None else self._own_identity
         backend = self._own_backend or (outer.backend if outer is not None else None)
         lineage = outer.lineage if outer is not None and self._start_state is None else None
-        who = _who(identity)
+        who = who_is(identity)
         tape = self._opened_tape(around.tape)
         self._key = (self.session_id, who, lineage, tape)  # one that lives on outside a tape is another one inside
         chain: Chain = ("session", self.session_id, who)
@@ -398,12 +396,12 @@ def _policy(policy: LoopPolicy | None, max_tool_repeats: int, max_execution_dept
     return policy
 
 
-def _who(identity: Mapping[str, object]) -> str:
-    """An identity as text that no other identity has; what cannot be keyed is like nobody else."""
-    try:
-        return hashlib.blake2b(encoded([*identity.items()], "identity"), digest_size=20).hexdigest()
-    except UnkeyableArgumentError:
-        return uuid.uuid4().hex
+def backends_in_use() -> list[Backend]:
+    """What the open sessions name as theirs, or have used."""
+    with _live.lock:
+        states = [view.session for view, _ in _live.views.values() if view.session is not None]
+    named = [state.backend for state in states if state.backend is not None]
+    return named + [used for state in states for used in list(state.used.values())]
 
 
 @contextmanager

@@ -43,6 +43,7 @@ __all__ = [
     "bucket_path",
     "call_path",
     "call_tags",
+    "identity_chain",
     "is_call_tag",
     "read_chains",
     "read_tags",
@@ -278,6 +279,11 @@ def _parts(raw: str, text: str, known: list[str], parameter: str, *, of_write: b
                 fix += "; only a write can be known by its result"
             raise ConfigurationError(parameter, text, fix)
         yield _Field(match[1] if match[1] in known else _RESULT, steps)
+
+
+def identity_chain(named: Iterable[tuple[str, str]]) -> Chain:
+    """The chain of an identity: its fields with the texts of their values (:func:`segment_text`), widest first."""
+    return tuple([f"{name}={text}" for name, text in named])
 
 
 def read_chains(chain: Chain) -> tuple[Chain, ...]:

@@ -17,7 +17,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -446,6 +446,14 @@ class MemoryStore(MovableBlocking):
                 self._remove(entry)
             if chain:  # loads still under way for it are not kept
                 self._move(self._records_of([("all", chain, ())]), self._fresh(), "the end of the session")
+
+    def drop_unserved(self, owns: Callable[[Chain], bool]) -> None:
+        """Give up the entries of these chains, and all that a write has dropped."""
+        with self._lock:
+            for chain in [chain for chain in self._chains if owns(chain)]:
+                self.drop_chain(chain)
+            for entry in [entry for entry in self._entries.values() if not self._holds(entry.base)]:
+                self._remove(entry)
 
     # -- the rules, one small method each ---------------------------------------------------------------------------
 
@@ -1040,6 +1048,9 @@ class MemoryBackend(Movable):
     async def check_store(self, *, repair: bool) -> list[Finding]:
         return self._store.check(repair=repair)
 
+    async def held(self, chain: Chain) -> int:
+        return self._store.chain_sizes(chain)[0]
+
     async def remove(self, entry: StoredEntry) -> bool:
         return self._store.remove(entry)
 
@@ -1056,8 +1067,10 @@ def _tags_of(entry: Entry, names: Mapping[int, Tag]) -> tuple[Tag, ...] | None:
         return tuple(tag for tag in found if type(tag) is tuple) if found and None not in found else None
     if entry.origin is not None:
         return call_tags(shared, (f"#{entry.group}", entry.origin[1]))
-    if isinstance(entry.key, str) or entry.chain:
+    if isinstance(entry.key, str):
         return None
+    if entry.chain:
+        return shared.tags  # without the call's own: the key does not tell it
     return call_tags(shared, bucket_path(entry.group, entry.key))
 
 

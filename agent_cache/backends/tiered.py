@@ -17,6 +17,7 @@ import math
 import os
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
@@ -45,7 +46,7 @@ from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import AgentCacheError, ConfigurationError, UnstorableResultError
-from agent_cache.moving import Movable, MovableFace
+from agent_cache.moving import Movable, MovableFace, Targets
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import EVERYONE, Chain, Tag
 
@@ -479,6 +480,21 @@ class TieredBackend(Movable):
         if self.keep is not None and isinstance(entry.key, bytes):
             await self.keep.delete(NEAR_COPY + entry.key.hex())
         return gone
+
+    async def held(self, chain: Chain) -> int:
+        return int(await self.far.held(chain))
+
+    async def forget_tags(self, tags: Sequence[Tag]) -> None:
+        await self.far.forget_tags(tags)
+
+    async def finish_erasing(self, wanted: Targets) -> Mapping[str, int]:
+        """All tiers: no copy of theirs is near, nor any that is dead; of those kept over restarts none at all."""
+        self._store.drop_unserved(wanted.owns)
+        left: Counter[str] = Counter(await self.far.finish_erasing(wanted))
+        if self.keep is not None:
+            await self.keep.delete_pattern(NEAR_COPY + "*")
+            left.update(await self.keep.finish_erasing(wanted))
+        return left
 
     async def doctor(self) -> list[Finding]:
         """What the far tier's doctor says, and the keeping one's."""

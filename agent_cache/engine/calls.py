@@ -29,6 +29,7 @@ from agent_cache.tags import (
     bucket_path,
     call_path,
     call_tags,
+    identity_chain,
     segment_text,
     shared_tags,
     write_tags,
@@ -299,7 +300,7 @@ def _scope_in(scope: str, session: SessionState) -> tuple[Chain, bytes] | str:
             texts = [segment_text(v) for v in values]
             if None in texts:
                 return "missing_identity"
-            chain = tuple(f"{n}={t}" for n, t in zip(names, texts, strict=True))
+            chain = identity_chain((n, t) for n, t in zip(names, texts, strict=True) if t is not None)
             try:
                 return chain, encoded([*zip(names, values, strict=True)])
             except UnkeyableArgumentError:

@@ -9,15 +9,18 @@ stores anything is not known here.
 from agent_cache.moving.arriving import import_
 from agent_cache.moving.checking import integrity_check
 from agent_cache.moving.doors import Movable, MovableBlocking, MovableFace
+from agent_cache.moving.erasing import Targets
 from agent_cache.moving.leaving import export
-from agent_cache.moving.reports import IntegrityReport, MoveReport
+from agent_cache.moving.reports import EraseReport, IntegrityReport, MoveReport
 
 __all__ = [
+    "EraseReport",
     "IntegrityReport",
     "Movable",
     "MovableBlocking",
     "MovableFace",
     "MoveReport",
+    "Targets",
     "export",
     "import_",
     "integrity_check",

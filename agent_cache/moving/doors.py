@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ from agent_cache.backends.base import Finding, Scanning, StoredEntry
 from agent_cache.backends.portal import PORTAL, BlockingFace
 from agent_cache.moving.arriving import import_
 from agent_cache.moving.checking import integrity_check
+from agent_cache.moving.erasing import Targets, erase, targets
 from agent_cache.moving.leaving import export
-from agent_cache.moving.reports import IntegrityReport, MoveReport
+from agent_cache.moving.reports import EraseReport, IntegrityReport, MoveReport
+from agent_cache.tags import Chain, Tag
 
 __all__ = ["Movable", "MovableBlocking", "MovableFace"]
 
@@ -85,6 +87,33 @@ class Movable:
         how: dict[str, Any] = {"namespaces": namespaces, "max_age": max_age, "frozen": frozen}
         return await import_(self, file, replace=replace, secret=secret, **how)
 
+    async def erase(
+        self,
+        identity: Mapping[str, object] | None = None,
+        *,
+        sessions: Names = (),
+        paths: Names = (),
+        unknown: bool = False,
+    ) -> EraseReport:
+        """Delete what is stored of one identity, physically; see :func:`agent_cache.erase`.
+
+        Raises:
+            ConfigurationError: naming the parameter, the value and the fix.
+            BackendError: the store is away, or its disk is full.
+        """
+        return await erase(self, targets(identity, sessions, paths), unknown=unknown)
+
+    async def held(self, chain: Chain) -> int:
+        """How many entries of this chain ``drop_chain`` would delete."""
+        return 0
+
+    async def forget_tags(self, tags: Sequence[Tag]) -> None:
+        """Delete what is kept of these tags, whose entries are gone, where it can be missed."""
+
+    async def finish_erasing(self, wanted: Targets) -> Mapping[str, int]:
+        """Let nothing be read from where it was; what is left, by reason."""
+        return {}
+
     async def check_store(self, *, repair: bool) -> list[Finding]:
         """What only this kind of store can be wrong about."""
         return []
@@ -135,6 +164,17 @@ class MovableBlocking:
         """See :meth:`Movable.import_`."""
         how: dict[str, Any] = {"namespaces": namespaces, "max_age": max_age, "frozen": frozen}
         return PORTAL.run(self._twin().import_(file, replace=replace, secret=secret, **how))
+
+    def erase(
+        self,
+        identity: Mapping[str, object] | None = None,
+        *,
+        sessions: Names = (),
+        paths: Names = (),
+        unknown: bool = False,
+    ) -> EraseReport:
+        """See :meth:`Movable.erase`."""
+        return PORTAL.run(self._twin().erase(identity, sessions=sessions, paths=paths, unknown=unknown))
 
     def integrity_check(self, repair: bool = False) -> IntegrityReport:
         """See :meth:`Movable.integrity_check`."""

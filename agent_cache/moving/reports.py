@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent_cache.backends.base import Finding
 
-__all__ = ["IntegrityReport", "MoveReport"]
+__all__ = ["EraseReport", "IntegrityReport", "MoveReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +56,29 @@ class IntegrityReport:
 
     def __bool__(self) -> bool:
         return self.ok
+
+
+@dataclass(frozen=True, slots=True)
+class EraseReport:
+    """What :func:`agent_cache.erase` did.
+
+    Attributes:
+        entries: how many were deleted.
+        owners: identities and sessions whose tags were moved, so that no load under way for them is kept.
+        left: what could not be dealt with, by reason, and how many: ``unlabelled`` (whose an entry is, the store does not know),
+            ``lineage`` (shared by sessions that began in one state), ``arriving`` (entries were stored all the time: the
+            identity is still being served), ``in_use`` (a reader kept the disk file's log from being cut off: erase again),
+            ``set_aside`` (damaged files beside it, which are not looked into).
+    """
+
+    entries: int
+    owners: int
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was left that may be theirs."""
+        return not self.left
+
+    def __bool__(self) -> bool:
+        return self.complete

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, StoredEntry, Taken, Token, Window
-from agent_cache.backends.disk import figures, integrity, scanning
+from agent_cache.backends.disk import figures, integrity, scanning, scrubbing
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
@@ -20,7 +20,7 @@ from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
-from agent_cache.moving import Movable
+from agent_cache.moving import Movable, Targets
 from agent_cache.policy import checked_labels, checked_maxsize
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
@@ -300,6 +300,21 @@ class DiskBackend(Movable):
         while gone := int(await self._run(self._store.sweep_job())):
             dropped += gone
         return dropped
+
+    async def held(self, chain: Chain) -> int:
+        return (await asyncio.to_thread(self._store.chain_sizes, chain))[0]
+
+    async def finish_erasing(self, wanted: Targets) -> Mapping[str, int]:
+        """Rewrite the file and cut its log off: what was deleted, now or before, stands in neither."""
+        self._store._nearby.clear()
+        await self._run(scrubbing.rewrite_job())
+        for pause in scrubbing.PAUSES:
+            if await self._run(scrubbing.cut_job()):
+                break
+            await asyncio.sleep(pause)  # somebody reads from it
+        else:
+            return {"in_use": 1, **await asyncio.to_thread(scrubbing.aside, self._store.path)}
+        return await asyncio.to_thread(scrubbing.aside, self._store.path)
 
     async def flush(self) -> None:
         """Wait until the fills accepted so far are in the file."""

@@ -51,7 +51,7 @@ from agent_cache.bounds import checked_entry_limit, refuse_larger
 from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
-from agent_cache.moving import Movable, MovableFace
+from agent_cache.moving import Movable, MovableFace, Targets
 from agent_cache.policy import checked_labels
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
@@ -673,6 +673,16 @@ class RedisBackend(KeyValueSurface, Movable):
 
     async def remove(self, entry: StoredEntry) -> bool:
         return bool(await self._unlink([entry.where]))
+
+    async def forget_tags(self, tags: Sequence[Tag]) -> None:
+        """A record that is missing is minted anew, under another version: what depended on it stays unreachable."""
+        await self._unlink([self._names.tag(tag).key for tag in tags])
+
+    async def finish_erasing(self, wanted: Targets) -> Mapping[str, int]:
+        """The tags of their chains, and what this process keeps opened."""
+        await self.forget_tags([("all", chain, ()) for chain in wanted.chains])
+        self._recent.clear()
+        return {}
 
     async def doctor(self) -> list[Finding]:
         """What is wrong with this Redis, and what mends it; the password is in none of it."""
