@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from agent_cache.pages.markup import Content, Html, el
 
@@ -23,14 +24,14 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's heading, and whether it holds numbers (aligned by their last digit) or longer text."""
+    """A column's heading, and what it holds: numbers (aligned by their last digit), a name, text, or something short."""
 
     heading: str
-    kind: str = "number"
+    kind: Literal["number", "name", "text", "short"] = "number"
 
     @property
     def css(self) -> str | None:
-        return {"number": "n", "text": "text"}.get(self.kind)
+        return {"number": "n", "text": "text", "name": "named", "short": "short"}[self.kind]
 
 
 def table(ids: Ids, caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Content]]) -> Html:
@@ -41,7 +42,7 @@ def table(ids: Ids, caption: str, columns: Sequence[Column], rows: Iterable[Sequ
         el(
             "tr",
             None,
-            el("th", {"scope": "row"}, row[0]),
+            el("th", {"scope": "row", "class": columns[0].css}, row[0]),
             *(el("td", {"class": column.css}, cell) for column, cell in zip(columns[1:], row[1:], strict=True)),
         )
         for row in rows

@@ -142,6 +142,8 @@ class ReportData:
     loop_count: float | None = None
     currency: str = ""
     notes: tuple[str, ...] = ()
+    noun: str = "Tool"
+    """What the series are of."""
 
     @property
     def total(self) -> Figures:

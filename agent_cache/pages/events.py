@@ -49,7 +49,7 @@ def _drop_row(drop: Drop) -> list[Content]:
     resources += [el("li", {"class": "quiet"}, note) for note in drop.notes]
     return [
         name(drop.by) if drop.by is not None else "a write that is not in this source",
-        count(drop.times) if drop.by is not None else "–",
+        count(drop.times) if drop.times else "–",
         el("ul", None, resources) if resources else "–",
         el("ul", None, dropped) if dropped else "none so far",
         count(drop.failed),
@@ -99,7 +99,7 @@ def _loop(ids: Ids, loop: LoopShown, number: int) -> Html:
 def _evidence(ids: Ids, calls: tuple[ShownCall, ...], number: int) -> Html | None:
     if not calls:
         return None
-    columns = [Column("Step", "name"), Column("Tool", "name"), Column("Call", "text"), Column("Outcome", "text")]
+    columns = [Column("Step", "short"), Column("Tool", "name"), Column("Call", "text"), Column("Outcome", "text")]
     rows: list[list[Content]] = [
         [str(call.step) if call.step is not None else "–", name(call.tool), plain(call.what, 300),
          plain(call.outcome, 300) if call.outcome is not None else "–"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agent_cache.pages.blocks import Column, Ids, section, table, tiles
 from agent_cache.pages.charts import Scale, bar_chart
-from agent_cache.pages.data import AGE_BOUNDS, Figures, ReportData, ToolSeries
+from agent_cache.pages.data import AGE_BOUNDS, Figures, ReportData
 from agent_cache.pages.document import document
 from agent_cache.pages.events import drops, loops
 from agent_cache.pages.markup import Content, Html, el, name
@@ -24,14 +26,14 @@ def report_page(data: ReportData) -> str:
     total = data.total
     body: list[Html] = [
         section("summary", "Summary", _tiles(data, total), _notes(data)),
-        section("tools", "By tool", _tools(ids, data)),
+        section("tools", f"By {data.noun.lower()}", _tools(ids, data)),
         section("time", "Over time", over_time(ids, data)),
         section("ages", "Age of served entries", _ages(ids, data)),
         section("drops", "What dropped what", drops(ids, data)),
         section("loops", "Loops", loops(ids, data)),
     ]
     links = [
-        ("summary", "Summary"), ("tools", "By tool"), ("time", "Over time"), ("ages", "Age of served entries"),
+        ("summary", "Summary"), ("tools", f"By {data.noun.lower()}"), ("time", "Over time"), ("ages", "Age of served entries"),
         ("drops", "What dropped what"), ("loops", "Loops"),
     ]  # fmt: skip
     return document(data.title, _intro(data), links, body, _foot(data))
@@ -76,26 +78,31 @@ def _tiles(data: ReportData, total: Figures) -> Html:
 def _tools(ids: Ids, data: ReportData) -> Content:
     if not data.tools:
         return el("p", None, "No call was seen.")
-    costs = data.total.cost_saved > 0
-    columns = [
-        Column("Tool", "name"), Column("Reads"), Column("Hits"), Column("Hit rate"), Column("Time saved"),
-        *([Column("Money saved")] if costs else []),
-        Column("Dropped by a write"), Column("Expired"), Column("Uncached"), Column("Failed"), Column("Writes"),
-    ]  # fmt: skip
+    total, currency = data.total, data.currency
+    shown: list[tuple[str, Callable[[Figures], str]]] = [
+        (heading, say)
+        for heading, seen, say in (
+            ("Reads", True, lambda f: count(f.hits + f.misses)),
+            ("Hits", True, lambda f: count(f.hits)),
+            ("Hit rate", True, lambda f: percent(f.hit_rate)),
+            ("Time saved", True, lambda f: duration(f.seconds_saved)),
+            ("Money saved", total.cost_saved, lambda f: money(f.cost_saved, currency)),
+            ("Dropped by a write", True, lambda f: count(f.stale)),
+            ("Expired", total.expired, lambda f: count(f.expired)),
+            ("Older than its ttl", total.stale_served, lambda f: count(f.stale_served)),
+            ("Uncached", total.bypasses, lambda f: count(f.bypasses)),
+            ("Failed", total.failures, lambda f: count(f.failures)),
+            ("Writes", total.writes, lambda f: count(f.writes)),
+        )
+        if seen
+    ]
     ranked = sorted(data.tools, key=lambda one: (-one.total.seconds_saved, -one.total.hits, one.tool))
-    rows = [_tool_row(one, data.currency, costs=costs) for one in ranked[:MAX_ROWS]]
+    rows = [[name(one.tool), *(say(one.total) for _, say in shown)] for one in ranked[:MAX_ROWS]]
+    columns = [Column(data.noun, "name"), *(Column(heading) for heading, _ in shown)]
+    noun = data.noun.lower()
     left = len(ranked) - len(rows)
-    more = el("p", None, f"{plural(left, 'tool')} more, with less saved.") if left else None
-    return [table(ids, "What happened to the calls of each tool; most time saved first", columns, rows), more]
-
-
-def _tool_row(one: ToolSeries, currency: str, *, costs: bool) -> list[Content]:
-    f = one.total
-    return [
-        name(one.tool), count(f.hits + f.misses), count(f.hits), percent(f.hit_rate), duration(f.seconds_saved),
-        *([money(f.cost_saved, currency)] if costs else []),
-        count(f.stale), count(f.expired), count(f.bypasses), count(f.failures), count(f.writes),
-    ]  # fmt: skip
+    more = el("p", None, f"{plural(left, noun)} more, with less saved.") if left else None
+    return [table(ids, f"What happened to the calls of each {noun}; most time saved first", columns, rows), more]
 
 
 def _ages(ids: Ids, data: ReportData) -> Content:
@@ -112,6 +119,6 @@ def _ages(ids: Ids, data: ReportData) -> Content:
         "figcaption", None, "All tools: answers served from the cache, by how long ago they were loaded (up to …)"
     )
     return [
-        el("div", {"class": "cards"}, el("figure", {"class": "card"}, chart, caption)),
+        el("div", {"class": "cards"}, el("figure", {"class": "card"}, caption, chart)),
         table(ids, "Answers served from the cache, by tool and age", columns, rows),
     ]

@@ -36,7 +36,7 @@ nav a{display:inline-block;padding:.4rem 0}
 .wide{grid-column:1/-1}
 .cards.one{grid-template-columns:minmax(0,1fr)}
 figure{margin:.75rem 0 0}
-figcaption{font-size:.9rem;color:var(--quiet)}
+figcaption{font-size:.9rem;color:var(--quiet);margin-bottom:.25rem}
 svg{display:block;width:100%;height:auto;max-width:30rem}
 svg text{font:11px system-ui,sans-serif;fill:var(--quiet)}
 .grid{stroke:var(--line);stroke-width:1}
@@ -51,8 +51,9 @@ caption span{position:sticky;left:.7rem;display:inline-block;max-width:min(100%,
 th,td{text-align:left;vertical-align:top;padding:.4rem .6rem;border-top:1px solid var(--line)}
 th{font-weight:600}
 thead th{border-bottom:2px solid var(--edge);vertical-align:bottom}
-tbody th{min-width:11rem;max-width:24rem;overflow-wrap:anywhere}
+.named{min-width:9rem;max-width:24rem;overflow-wrap:anywhere}
 td{min-width:4rem}
+.short{width:4rem}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 thead .n{white-space:normal}
 td ul{margin:0;padding-left:1rem}

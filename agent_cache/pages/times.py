@@ -53,18 +53,14 @@ def _card(ids: Ids, data: ReportData, one: ToolSeries, tool: str | None) -> Html
     of = f" of {plain(tool, 60)}" if tool is not None else ", all tools"
     found = [piece.figures for piece in slices]
     charts = [
-        el("figure", None,
-            line_chart(ids, f"Hit rate{of}", labels, [f.hit_rate for f in found], 1.0, _SHARES),
-            el("figcaption", None, "Hit rate")),
-        el("figure", None,
-            bar_chart(ids, f"Time saved{of}", labels, [f.seconds_saved for f in found], _SECONDS),
-            el("figcaption", None, "Time saved")),
-    ]  # fmt: skip
+        _figure("Hit rate", line_chart(ids, f"Hit rate{of}", labels, [f.hit_rate for f in found], 1.0, _SHARES)),
+        _figure("Time saved", bar_chart(ids, f"Time saved{of}", labels, [f.seconds_saved for f in found], _SECONDS)),
+    ]
     costs = any(f.cost_saved for f in found)
     if costs:
         bars = bar_chart(ids, f"Money saved{of}", labels, [f.cost_saved for f in found], _MONEY, second=True)
         unit = f", in {plain(data.currency, 20)}" if data.currency else ""
-        charts.append(el("figure", None, bars, el("figcaption", None, f"Money saved{unit}")))
+        charts.append(_figure(f"Money saved{unit}", bars))
     head = name(tool) if tool is not None else one.tool
     total = one.total
     said = f"{percent(total.hit_rate)} of {plural(total.hits + total.misses, 'read')} hit, {duration(total.seconds_saved)} saved"
@@ -72,6 +68,10 @@ def _card(ids: Ids, data: ReportData, one: ToolSeries, tool: str | None) -> Html
         "article", {"class": "card"}, el("h3", None, head), el("p", {"class": "quiet"}, said), charts,
         _figures(ids, data, one, of, costs=costs),
     )  # fmt: skip
+
+
+def _figure(caption: str, chart: Html) -> Html:
+    return el("figure", None, el("figcaption", None, caption), chart)
 
 
 def _figures(ids: Ids, data: ReportData, one: ToolSeries, of: str, *, costs: bool) -> Html:
