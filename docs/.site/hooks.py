@@ -24,6 +24,7 @@ TAKEN = (
     "benchmarks/results/scale.svg",
 )
 _FENCED = re.compile(r"(^ *(?:```|~~~).*?^ *(?:```|~~~) *$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_INCLUDE = re.compile(r"^<!-- include: (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -46,5 +47,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         up = "../" * dirname(source).count("/") + ("../" if dirname(source) else "")
         return f"{match['image']}[{match['text']}]({up}{target}{match['anchor'] or ''})"
 
+    markdown = _INCLUDE.sub(lambda match: (ROOT / dirname(here) / match[1]).read_text(encoding="utf-8"), markdown)
     pieces = _FENCED.split(markdown)
     return "".join(piece if at % 2 else _LINK.sub(replaced, piece) for at, piece in enumerate(pieces))
