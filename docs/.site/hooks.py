@@ -24,6 +24,7 @@ TAKEN = (
     "benchmarks/results/scale.svg",
 )
 _FENCED = re.compile(r"(^ *(?:```|~~~).*?^ *(?:```|~~~) *$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):<code>~?(?:[\w.]+\.)?(\w+)</code>")
 _INCLUDE = re.compile(r"^<!-- include: (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -33,6 +34,12 @@ def on_files(files: Any, config: Any) -> Any:
         if (ROOT / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """What docstrings say in the words of another markup: roles, and two colons before an example."""
+    html = _ROLE.sub(r"<code>\1</code>", html)
+    return html.replace("<p>::</p>", "").replace("::</p>", ":</p>")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
