@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
+import agent_cache
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"})
 _FENCED = re.compile(r"^ *(```|~~~).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
@@ -69,3 +71,23 @@ def test_the_checker_sees_what_is_wrong(tmp_path: Path) -> None:
     other = tmp_path / "page.md"
     other.write_text("[gone](gone.md) [up](../../../etc/passwd) [out](https://example.org)", encoding="utf-8")
     assert broken(other) == ["gone.md", "../../../etc/passwd"]
+
+
+def test_every_page_is_in_the_menu_and_opens_with_an_answer() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert re.search(rf"[ :]{re.escape(page.name)}$", menu, re.MULTILINE), f"{page.name} is not in mkdocs.yml's nav"
+        text = re.sub(r"\A---\n.*?\n---\n", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        heading, _, rest = text.partition("\n")
+        first = rest.strip().partition("\n\n")[0]
+        assert heading.startswith("# "), f"{page.name} does not begin with a heading"
+        is_text = re.match(r"[A-Za-z`*\[]", first) and not first.startswith("```")
+        assert is_text, f"{page.name} does not open with a sentence"
+        assert re.search(r"[.:?!]", first), f"{page.name} does not open with a sentence"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: [\w.]*?(\w+)$", shown, re.MULTILINE))
+    errors = {name for name, found in vars(agent_cache.errors).items() if isinstance(found, type)}
+    assert set(agent_cache.__all__) - named - errors == {"GLOBAL", "__version__"}
