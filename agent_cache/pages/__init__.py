@@ -11,6 +11,7 @@ charts      small SVG charts that say in words what they show
 document    the frame: head, content policy, landmarks
 data        what a report page is told
 report      the page: :func:`report_page`
+simulation  the page of a simulation
 =========== =============================================================================================================
 
 A page needs no network, runs no script, and says so in a content policy of its own.
