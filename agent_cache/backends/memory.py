@@ -306,7 +306,7 @@ class MemoryStore(MovableBlocking):
             generation = self.generation
             entry = self._entries.get(key) if key is not None else None
             why, dropped_by, kept = "absent", None, None
-            if entry is not None:
+            if entry is not None and self._is_under(entry, tags):
                 own_version = self._own_state(tags)[0]
                 if not self._is_current(entry, own_version):
                     why, dropped_by = "stale", self._dropped_by(entry, tags)
@@ -460,6 +460,12 @@ class MemoryStore(MovableBlocking):
     def _is_current(self, entry: Entry, own_version: int) -> bool:
         """The stamp check: every version is the one the load began under."""
         return own_version <= entry.since and self._holds(entry.base)
+
+    def _is_under(self, entry: Entry, tags: Sequence[Tag]) -> bool:
+        """Whether it depends on what its asker does: one that was moved here may be from when the tool read something else."""
+        if not isinstance(tags, CallTags) or entry.base.tags is tags.shared:
+            return True
+        return entry.base.records == self._records_of(tags.shared.tags)
 
     def _holds(self, base: Snapshot) -> bool:
         generation = self.generation  # before anything is compared: a collected coroutine may move tags in between

@@ -1,6 +1,7 @@
 """Import: entries out of a file into a store, each filled under a token of that store like any load.
 
-So a write that comes between wins, as it does over a load. What was written elsewhere after the export nobody can know.
+The tokens are taken first, while the file is read to see whether it is whole: what is written from then on wins, however
+long the import takes. What was written after the export and before that nobody can know.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from agent_cache.backends.base import Found, Missing, NewEntry
+from agent_cache.backends.base import Found, Missing, NewEntry, Token
 from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import Clock, seconds
 from agent_cache.codecs import Stored, ToolCodec, codec_for
@@ -27,6 +28,8 @@ from agent_cache.moving.leaving import checked_namespaces
 from agent_cache.moving.reports import MoveReport
 
 __all__ = ["RAW", "import_"]
+
+T = TypeVar("T")
 
 _VALUES = codec_for(Any)
 
@@ -90,22 +93,54 @@ async def import_(
     left_out: Counter[str] = Counter()
     try:
         source = await asyncio.to_thread(incoming.rewind)
-        while await asyncio.to_thread(incoming.portion):
-            pass  # all of it is read once before anything is stored: what is cut off or altered is refused as a whole
+        before: list[Hashable] = []
+        while portion := await asyncio.to_thread(incoming.portion):
+            # All of it is read once before anything is stored: what is cut off or altered is refused as a whole.
+            before += await _each([_witness(backend, record) for record in portion])
         await asyncio.to_thread(incoming.rewind)
+        at = 0
         while portion := await asyncio.to_thread(incoming.portion):
             aged = [
                 _aged(record, 0.0 if frozen else max(0.0, wall() - source.created - record.at)) for record in portion
             ]
-            done = await asyncio.gather(*(_store(backend, record, rules) for record in aged), return_exceptions=True)
+            storing = [
+                _store(backend, record, rules, held)
+                for record, held in zip(aged, before[at : at + len(aged)], strict=True)
+            ]
+            at += len(aged)
+            done = await _each(storing)
             for record, why in zip(aged, done, strict=True):
-                if isinstance(why, BaseException):
-                    raise why
                 _count(record, why, moved, left_out)
             await _flush(backend)
     finally:
         await asyncio.to_thread(incoming.close)
     return MoveReport(moved["entries"], moved["values"], moved["bytes"], dict(left_out))
+
+
+async def _each(work: Iterable[Awaitable[T]]) -> list[T]:
+    """All at once; an error is raised when the others are through."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    found: list[T] = []
+    for each in done:
+        if isinstance(each, BaseException):
+            raise each
+        found.append(each)
+    return found
+
+
+async def _witness(backend: Any, record: Record) -> Hashable:
+    """What tells later whether something was written since: None where something is being written.
+
+    A store of this process gives its token, which also keeps what it is about alive there; of others a number is enough.
+    """
+    if isinstance(record.key, str) or record.problem:
+        return None
+    seen = await backend.lookup(None, record.tags, RAW)
+    return _witnessed(backend, seen.token) if isinstance(seen, Missing) else None
+
+
+def _witnessed(backend: Any, token: Token) -> Hashable:
+    return token if backend.in_process else hash((token, token.stamp))
 
 
 def _count(record: Record, why: str, moved: Counter[str], left_out: Counter[str]) -> None:
@@ -124,7 +159,7 @@ def _aged(record: Record, spent: float) -> Record:
     return record
 
 
-async def _store(backend: Any, record: Record, rules: _Rules) -> str:
+async def _store(backend: Any, record: Record, rules: _Rules, before: Hashable) -> str:
     """Why it was not stored; empty if it was. Raises BackendError."""
     if rules.namespaces is not None and record.namespace not in rules.namespaces:
         return "other_namespace"
@@ -137,7 +172,7 @@ async def _store(backend: Any, record: Record, rules: _Rules) -> str:
     try:
         if isinstance(record.key, str):
             return await _store_value(backend, record.key, record, rules)
-        return await _store_entry(backend, record.key, record, rules)
+        return await _store_entry(backend, record.key, record, rules, before)
     except UnstorableResultError:
         return "refused"
 
@@ -149,12 +184,14 @@ async def _store_value(backend: Any, key: str, record: Record, rules: _Rules) ->
     return ""
 
 
-async def _store_entry(backend: Any, key: bytes, record: Record, rules: _Rules) -> str:
+async def _store_entry(backend: Any, key: bytes, record: Record, rules: _Rules, before: Hashable) -> str:
     seen = await backend.lookup(None if rules.replace else key, record.tags, RAW)
     if isinstance(seen, Found):
         return "there"
-    if not isinstance(seen, Missing):
+    if not isinstance(seen, Missing) or before is None:
         return "blocked"
+    if _witnessed(backend, seen.token) != before:
+        return "refused"  # written since the import began
     entry = NewEntry(
         key,
         _stored(backend, record),

@@ -24,9 +24,9 @@ from agent_cache import (
 from agent_cache.backends.base import Found, Missing, NewEntry
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.codecs import codec_for
-from agent_cache.moving import MoveReport, export, import_
+from agent_cache.moving import MoveReport, arriving, export, files, import_
 from agent_cache.moving.format import Record, Sink
-from agent_cache.tags import read_tags, write_tags
+from agent_cache.tags import call_tags, read_tags, shared_tags, write_tags
 from agent_cache.testing import FakeClock
 
 Make = Callable[..., Any]
@@ -242,10 +242,14 @@ async def test_a_write_that_comes_between_token_and_fill_wins(backend: Any, tmp_
     class Racing:
         """Between the two a whole write."""
 
-        in_process = False
+        in_process = backend.in_process
+        looked = 0
 
         async def lookup(self, key: bytes | None, tags: Any, codec: Any) -> Any:
             seen = await backend.lookup(key, tags, codec)
+            self.looked += 1
+            if self.looked == 1:  # the first look is from when the import began
+                return seen
             window = await backend.begin(write_tags([("cart", "42")], ()), "writer")
             await backend.end(window, unknown=False, no_effect=False)
             return seen
@@ -255,6 +259,54 @@ async def test_a_write_that_comes_between_token_and_fill_wins(backend: Any, tmp_
 
     assert (await import_(Racing(), tmp_path / "f")).left_out == {"refused": 1}
     assert isinstance(await backend.lookup(b"key", CART, CODEC), Missing)
+
+
+async def test_a_write_that_comes_before_an_entry_s_turn_wins(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryBackend()
+    for number in range(3):
+        token = store.sync.token(_cart(number))
+        entry = NewEntry(b"key%d" % number, CODEC.freeze("old"), None, 0.0, "group", None, ())
+        assert store.sync.fill(token, entry)
+    await store.export(tmp_path / "f")
+    monkeypatch.setattr(files, "_PORTION", 1)
+    flush, written = arriving._flush, [False]
+
+    async def writing(to: Any) -> None:
+        """A whole write of another entry, once the first has been stored."""
+        if not written[0]:
+            written[0] = True
+            window = await backend.begin(write_tags([("cart", "2")], ()), "writer")
+            await backend.end(window, unknown=False, no_effect=False)
+        await flush(to)
+
+    monkeypatch.setattr(arriving, "_flush", writing)
+    report = await backend.import_(tmp_path / "f")
+    assert (report.entries, report.left_out) == (2, {"refused": 1})
+    assert isinstance(await backend.lookup(b"key1", _cart(1), CODEC), Found)
+    assert isinstance(await backend.lookup(b"key2", _cart(2), CODEC), Missing)
+
+
+def _cart(number: int) -> Any:
+    return read_tags([("cart", str(number))], ())
+
+
+async def test_what_was_read_from_something_else_then_is_no_hit(tmp_path: Path) -> None:
+    """The tool's resource has another name since: writes move that one."""
+    store, target = MemoryBackend(), MemoryBackend()
+    then = call_tags(shared_tags([("cart",)], "group", ()), ("#group", "0001"))
+    now = call_tags(shared_tags([("basket",)], "group", ()), ("#group", "0001"))
+    new = NewEntry(b"key", CODEC.freeze("old"), None, 0.0, "group", None, ())
+    assert store.sync.fill(store.sync.token(then), new)
+    await store.export(tmp_path / "f")
+    assert (await target.import_(tmp_path / "f")).entries == 1
+    assert isinstance(await target.lookup(b"key", then, CODEC), Found)
+    missing = await target.lookup(b"key", now, CODEC)
+    assert isinstance(missing, Missing)
+    assert (missing.why, missing.kept) == ("absent", None)
+    assert await target.fill(missing.token, new)
+    assert isinstance(await target.lookup(b"key", now, CODEC), Found)
 
 
 async def test_namespaces_are_selected_on_both_ways(make: Make, tmp_path: Path) -> None:
