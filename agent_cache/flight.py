@@ -157,6 +157,12 @@ class TaskFlight(Flight):
         """Begin the load once the caller has been answered. Nobody needs to ride it."""
         self.goes_on = True
         self._task = self.loop.create_task(self._run(load))
+        self._task.add_done_callback(self._never_began)
+
+    def _never_began(self, _task: asyncio.Task[None]) -> None:
+        """Cancelled before its first step it could not land by itself, and whoever came would wait for ever."""
+        if self.landed is None:
+            self._land(Landed(error=asyncio.CancelledError()))
 
     def on_landing(self, then: Callable[[], object]) -> None:
         """Call ``then`` once it has landed; now if it has."""
@@ -271,6 +277,9 @@ class ThreadFlight(Flight):
     def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
         super().__init__(table, key, token)
         self.thread: int | None = threading.get_ident()
+        self.is_queued = False
+        """Nobody has begun it, and nobody knows when that will be: whoever needs it loads it himself."""
+        self.is_called_off = False
         self._over = threading.Event()
 
     def run_elsewhere(
@@ -280,10 +289,22 @@ class ThreadFlight(Flight):
         self.thread = None
 
         def run() -> None:
-            self.thread = threading.get_ident()
-            self.run(load)
+            if self._may_begin():
+                self.thread = threading.get_ident()
+                self.run(load)
 
         return submit(copy_context(), run)
+
+    def run_behind(self, load: Callable[[], Landed], submit: Callable[[Context, Callable[[], object]], bool]) -> bool:
+        """:meth:`run_elsewhere`, in a thread that may have much else to do before."""
+        self.is_queued = True
+        return self.run_elsewhere(load, submit)
+
+    def _may_begin(self) -> bool:
+        """Not if somebody could not wait for it to begin."""
+        with self.table.lock:
+            self.is_queued = False
+            return not self.is_called_off
 
     def run(self, load: Callable[[], Landed]) -> Landed:
         """Load here and now."""
@@ -348,13 +369,19 @@ class FlightTable:
             return flight.token == token
         return flight.order > arrived
 
-    def find(self, key: Hashable, token: Hashable | None, arrived: int) -> tuple[Flight | None, bool]:
+    def find(
+        self, key: Hashable, token: Hashable | None, arrived: int, *, waits: bool = True
+    ) -> tuple[Flight | None, bool]:
         """The flight to deal with and whether to ride it; ``(None, False)``: lead.
 
-        ``(flight, False)``: wait until it is over, then ask again. Call with the lock held.
+        ``(flight, False)``: wait until it is over, then ask again. ``waits=False``: the caller only wants it to be loaded,
+        some time. Call with the lock held.
         """
         for flight in self._candidates(key, token):
             if flight.is_lost:
+                self.remove(flight)
+            elif waits and isinstance(flight, ThreadFlight) and flight.is_queued:
+                flight.is_called_off = True
                 self.remove(flight)
             elif self.joinable(flight, token, arrived):
                 return flight, True

@@ -168,7 +168,7 @@ class Spawn:
 
     async def go(self) -> bool:
         with FLIGHTS.lock:
-            if FLIGHTS.find(self.key, self.token, 0)[0] is not None:
+            if FLIGHTS.find(self.key, self.token, 0, waits=False)[0] is not None:
                 return False
             flight = TaskFlight(FLIGHTS, self.key, self.token)
             if not _BEHIND.take(flight):
@@ -180,10 +180,10 @@ class Spawn:
 
     def go_blocking(self) -> bool:
         with FLIGHTS.lock:
-            if FLIGHTS.find(self.key, self.token, 0)[0] is not None:
+            if FLIGHTS.find(self.key, self.token, 0, waits=False)[0] is not None:
                 return False
             flight = ThreadFlight(FLIGHTS, self.key, self.token)
-            if not flight.run_elsewhere(lambda: drive_blocking(self.line()), _REFRESHING.submit):
+            if not flight.run_behind(lambda: drive_blocking(self.line()), _REFRESHING.submit):
                 return False
             FLIGHTS.add(flight)
         return True

@@ -75,10 +75,20 @@ class Link:
 
 
 def is_unsure(error: BaseException) -> bool:
-    """Whether nobody knows if what raised this had been done."""
-    if not isinstance(error, Exception) or isinstance(error, OSError):
-        return True
-    return any(_UNSURE.search(kind.__name__) for kind in type(error).__mro__)
+    """Whether nobody knows if what raised this had been done. So it is where it came of something of which nobody knows."""
+    seen: set[int] = set()
+    came_of: list[BaseException | None] = [error]
+    while came_of:
+        each = came_of.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not isinstance(each, Exception) or isinstance(each, (OSError, BaseExceptionGroup)):
+            return True
+        if any(_UNSURE.search(kind.__name__) for kind in type(each).__mro__):
+            return True
+        came_of += (each.__cause__, each.__context__)
+    return False
 
 
 def link_of(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Link | None:

@@ -27,6 +27,7 @@ from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down, Flown
 from agent_cache.engine.guard import Watch, served, served_error, settle
 from agent_cache.engine.loads import load_line
+from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import AgentLoopDetectedError, LoadTimeoutError, UnstorableResultError
 from agent_cache.flight import Landed
@@ -120,19 +121,19 @@ def before_load(
     """What can be answered at once beside a fresh value: a stored error; or the expired answer, while another is loaded
     in the background or its source asked to be left alone."""
     if isinstance(found, Found):
-        return _negative(tool, view, found, watch)
+        return _negative(tool, view, call, found, watch)
     fresh = tool.policy.freshness
     if fresh is None or not isinstance(found, Missing) or found.kept is None or found.kept.ttl_left is None:
         return None
     kept, over = found.kept, -found.kept.ttl_left
     resting = bool(RESTS) and RESTS.rests(call)
     if over <= fresh.stale_while_revalidate:
-        answer = _answered(tool, view, kept, watch, "stale_while_revalidate")
+        answer = _answered(tool, view, call, kept, watch, "stale_while_revalidate")
         if answer is not None and not resting:
             yield from _refresh(tool, view, values, call, found.token, kept)
         return answer
     if resting and over <= fresh.stale_if_error:
-        return _answered(tool, view, kept, watch, "stale_if_error")
+        return _answered(tool, view, call, kept, watch, "stale_if_error")
     return None
 
 
@@ -228,16 +229,18 @@ def _instead_of(
         hidden = isinstance(error, Exception) and not isinstance(error, tuple(_never_hidden))
         if not hidden or type(error) in fresh.errors:
             return None
+    if OUTBOX and OUTBOX.owed_to(call.backend):  # it does not know of everything that was written
+        return None
     found: Lookup | Down = yield Ask(call, tool.codec)
     if isinstance(found, Found) and not isinstance(found.stored, Failure):  # loaded by another meanwhile
-        return _answered(tool, view, found, watch, None)
+        return _answered(tool, view, call, found, watch, None)
     if not isinstance(found, Missing) or found.kept is None or found.kept.ttl_left is None:
         return None
     if -found.kept.ttl_left > fresh.stale_if_error:
         return None
     if error is not None and (rest := retry_after(error, _wall)) is not None:
         RESTS.begin(call, rest)
-    return _answered(tool, view, found.kept, watch, why)
+    return _answered(tool, view, call, found.kept, watch, why)
 
 
 @dataclass(slots=True, eq=False)
@@ -306,7 +309,9 @@ def timed_out(tool: ReadTool, view: View) -> LoadTimeoutError:
 # -- answers -------------------------------------------------------------------------------------------------------------
 
 
-def _negative(tool: ReadTool, view: View, found: Found, watch: Watch | None) -> tuple[Answer, Report] | None:
+def _negative(
+    tool: ReadTool, view: View, call: ReadCall, found: Found, watch: Watch | None
+) -> tuple[Answer, Report] | None:
     """A stored error, raised as the tool raised it. None if what is stored is a value, or cannot be read."""
     stored = found.stored
     if not isinstance(stored, Failure):
@@ -321,14 +326,14 @@ def _negative(tool: ReadTool, view: View, found: Found, watch: Watch | None) -> 
     if TALLY.on:
         TALLY.hit(tool.name, found.load_seconds, tool.policy.cost, found.age)
     if watch is not None:
-        served_error(watch, error, found.stamp)
+        served_error(watch, error, call.depends_on(found.stamp))
     return Answer(error=error, hit=True), Report(
         "hit", "negative", age=found.age, failed=True, saved=found.load_seconds
     )
 
 
 def _answered(
-    tool: ReadTool, view: View, found: Found, watch: Watch | None, why: str | None
+    tool: ReadTool, view: View, call: ReadCall, found: Found, watch: Watch | None, why: str | None
 ) -> tuple[Answer, Report] | None:
     """``why``: None for an answer that is fresh."""
     answer = own(found.stored)
@@ -346,6 +351,6 @@ def _answered(
         if TALLY.on:
             TALLY.hit(tool.name, saved, tool.policy.cost, found.age)
     if watch is not None:
-        served(watch, found.stored, found.stamp)
+        served(watch, found.stored, call.depends_on(found.stamp))
     answer.hit = True
     return answer, Report("hit" if why is None else "stale_served", why, age=found.age, saved=saved)

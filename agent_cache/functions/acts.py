@@ -120,6 +120,7 @@ class Acts:
             before = self._before(what)
             self._open[what] = act
         act.task = act.loop.create_task(self._carry_out(act, what, before, line))
+        act.task.add_done_callback(lambda _: self._over(act, what, delivered=False))  # cancelled before its first step
         return act
 
     async def _carry_out(self, act: _Act, what: Hashable, before: list[_Act], line: Callable[[], Line[Any]]) -> None:
@@ -130,10 +131,14 @@ class Acts:
             await drive(line())
             delivered = True
         finally:
-            with self._lock:
-                if self._open.get(what) is act:
-                    del self._open[what]
-            act.finish(delivered=delivered)
+            self._over(act, what, delivered=delivered)
+
+    def _over(self, act: _Act, what: Hashable, *, delivered: bool) -> None:
+        """Once is enough."""
+        with self._lock:
+            if self._open.get(what) is act:
+                del self._open[what]
+        act.finish(delivered=delivered)
 
     def _before(self, what: Hashable) -> list[_Act]:
         """Those which one that concerns ``what`` comes after."""

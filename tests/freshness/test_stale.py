@@ -16,8 +16,10 @@ from agent_cache import (
     AgentLoopDetectedError,
     get_metrics,
 )
-from agent_cache.engine import stale
+from agent_cache.engine import behind, stale
 from agent_cache.engine.effects import FLIGHTS
+from agent_cache.engine.outbox import OUTBOX
+from agent_cache.tags import write_tags
 from tests.freshness.conftest import Quiet, Seen, Source, Store, wait_for
 
 
@@ -250,6 +252,20 @@ async def test_a_write_during_the_failing_load_wins(store: Store, source: Source
         await caller
 
 
+async def test_a_write_that_is_still_owed_to_the_store_wins(
+    store: Store, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made while the store was away: the read that starts after it finds what it wrote, or the source's error."""
+    monkeypatch.setattr(OUTBOX, "_send_courier", lambda: None)
+    get_cart = reader(source, stale_if_error=20)
+    assert await get_cart("u1") == [1]
+    await store.advance(15)
+    OUTBOX.owe(store.backend, write_tags([("cart", "u1")], ()))
+    source.fails = OSError("away")
+    with pytest.raises(OSError, match="away"):
+        await get_cart("u1")
+
+
 async def test_no_stale_answer_hides_that_a_loop_was_stopped(memory: Store, source: Source) -> None:
     get_cart = reader(source, stale_if_error=20)
     assert await get_cart("u1") == [1]
@@ -388,6 +404,60 @@ def test_a_refresh_that_the_end_of_the_loop_cancels_is_no_failure(memory: Store,
     asyncio.run(twice())
     assert not len(FLIGHTS)
     assert get_metrics()["refresh_failures"] == 0
+
+
+async def test_a_refresh_that_was_cancelled_before_it_began_hinders_nobody(memory: Store, source: Source) -> None:
+    get_cart = reader(source, stale_while_revalidate=20)
+    assert await get_cart("u1") == [1]
+    await memory.advance(15)
+    before = asyncio.all_tasks()
+    assert await get_cart("u1") == [1]
+    (refresh,) = asyncio.all_tasks() - before
+    refresh.cancel()
+    await asyncio.wait({refresh})
+    assert not len(FLIGHTS)
+    await memory.advance(20)
+    assert await asyncio.wait_for(get_cart("u1"), 20) == [2]
+
+
+def test_nobody_waits_for_a_refresh_that_no_thread_has_begun(memory: Store, source: Source) -> None:
+    """All threads for refreshes are held up by other tools."""
+    go, busy, held = threading.Event(), [False], list[int]()
+
+    @AgentCache("slow:{number}", ttl=10, stale_while_revalidate=20)
+    def slow(number: int) -> int:
+        if busy[0]:
+            held.append(number)
+            go.wait()
+        return number
+
+    @AgentCache("cart:{user}", ttl=10, stale_while_revalidate=20)
+    def get_cart(user: str) -> list[int]:
+        return source.answer()
+
+    threads = behind._REFRESHING._most
+    for number in range(threads):
+        slow(number)
+    assert get_cart("u1") == [1]
+    memory.clock.advance(15)
+    busy[0] = True
+    for number in range(threads):
+        slow(number)
+    wait_for(lambda: len(held) == threads)
+    try:
+        assert get_cart("u1") == [1]
+        assert get_cart("u1") == [1]
+        assert get_metrics()["refreshes"] == threads + 1
+        memory.clock.advance(20)
+        found = list[list[int]]()
+        reading = threading.Thread(target=lambda: found.append(get_cart("u1")), daemon=True)
+        reading.start()
+        wait_for(lambda: found)
+        assert found == [[2]]
+    finally:
+        go.set()
+    wait_for(lambda: not behind._REFRESHING._open)
+    assert source.asked == 2
 
 
 async def test_the_number_of_refreshes_is_bounded(

@@ -88,3 +88,14 @@ async def test_what_is_torn_away_is_owed() -> None:
     await act
     assert list(OUTBOX.owed_to(course.backend)) == [("any", (), ("a",))]  # type: ignore[arg-type]
     assert course.over == []
+
+
+async def test_an_act_that_was_cancelled_before_it_began_is_owed_and_holds_nobody_up() -> None:
+    course = Course()
+    act = course.do("never", "a")
+    assert act.task is not None
+    act.task.cancel()
+    await asyncio.wait_for(act, 20)
+    assert not course.acts
+    assert OUTBOX.owed_to(course.backend)  # type: ignore[arg-type]
+    OUTBOX._owed.clear()

@@ -26,6 +26,7 @@ from agent_cache.adapters import HeldSessions, ToolPolicy, adapted
 from agent_cache.context import current_view
 from agent_cache.engine.effects import FLIGHTS
 from agent_cache.lineage import _MAX_LINKS, Lineage
+from agent_cache.testing import FakeClock
 from tests.lineage.worlds import Tools, World, here, pace, rounds
 
 
@@ -263,9 +264,26 @@ async def test_what_a_write_raised_is_part_of_it() -> None:
 class ReadTimeout(Exception): ...  # noqa: N818 - as libraries name theirs
 
 
+def _because(error: Exception, cause: BaseException) -> Exception:
+    """As ``raise error from cause`` does; with a cause already, the cause came of it."""
+    if error.__cause__ is None:
+        error.__cause__ = cause
+    else:
+        error.__cause__.__context__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
-    [TimeoutError(), ConnectionResetError(), ReadTimeout("slow"), asyncio.CancelledError(), ValueError(object())],
+    [
+        TimeoutError(),
+        ConnectionResetError(),
+        ReadTimeout("slow"),
+        asyncio.CancelledError(),
+        ValueError(object()),
+        _because(ValueError("failed"), ReadTimeout("slow")),
+        _because(_because(ValueError("failed"), KeyError("retried")), ExceptionGroup("both", [OSError()])),
+    ],
 )
 async def test_a_write_of_which_nobody_knows_whether_it_was_done_is_shared_with_nobody(error: BaseException) -> None:
     tools = Tools()
@@ -791,6 +809,22 @@ async def test_a_repeat_after_a_write_to_what_it_reads_is_no_loop() -> None:
             await tools.shelf("a")
         with pytest.raises(AgentLoopDetectedError):
             await tools.shelf("a")
+
+
+async def test_an_answer_beyond_its_ttl_is_a_repeat_too() -> None:
+    clock = FakeClock()
+    backend = MemoryBackend(clock=clock)
+
+    @AgentCache("shop", scope="lineage", ttl=1, stale_while_revalidate=1_000, backend=backend)
+    async def shelf() -> int:
+        return 1
+
+    async with rollout(max_tool_repeats=3):
+        for _ in range(3):
+            await shelf()
+            clock.advance(2)
+        with pytest.raises(AgentLoopDetectedError):
+            await shelf()
 
 
 async def test_explain_says_who_shares_it() -> None:
