@@ -39,7 +39,7 @@ from agent_cache.tags import identity_chain, segment_text
 if TYPE_CHECKING:
     from agent_cache.backends.base import Backend, NearEntry, NearHome
     from agent_cache.cassette import Tape
-    from agent_cache.engine.dependencies import LoadNotes
+    from agent_cache.engine.dependencies import Noting
     from agent_cache.flight import TaskFlight
     from agent_cache.lineage import Lineage
     from agent_cache.tags import Chain
@@ -192,7 +192,8 @@ def keep_warm(hot: dict[Any, Warm], key: Any, warm: Warm) -> None:
 class Home:
     """The views of something that is in no session: one of its own, whoever calls, with counters of its own beside.
 
-    Calling it gives the view for a call made now: ``no_cache()`` and ``refresh()`` hold for it as for everything.
+    Calling it gives the view for a call made now: ``no_cache()`` and ``refresh()`` hold for it as for everything, and a load
+    that it is made in hears of it.
     ``slow``, if there is one, answers what is not hot (``slow(tool, view, values)``, awaited).
     """
 
@@ -203,7 +204,9 @@ class Home:
 
     def __call__(self) -> View:
         mode = current_view().mode
-        return self.view if mode == "normal" else self._counted(View(None, mode))
+        if mode != "normal":
+            return self._counted(View(None, mode))
+        return self.view if loading.get() is None else self.view.within_load()
 
     def _counted(self, view: View) -> View:
         view.metrics = (PROCESS, self.metrics)
@@ -230,12 +233,15 @@ class View:
     """A session (or none) in a mode. See the module."""
 
     __slots__ = (
-        "__weakref__", "calls", "hot", "inside", "live", "loads", "log", "metrics", "mode", "room", "session", "tape",
+        "__weakref__", "calls", "hot", "inside", "live", "loads", "log", "metrics", "mode", "plain", "room", "session",
+        "tape",
     )  # fmt: skip
 
     def __init__(self, session: SessionState | None, mode: Mode = "normal", tape: Tape | None = None) -> None:
         self.session = session
         self.mode: Mode = mode
+        self.plain = mode == "normal" and tape is None
+        """Whether what is asked here in another view (a :class:`Home`) may be answered at once there."""
         self.tape = tape
         """Set where calls are recorded or replayed. Then nothing is answered at once and nothing joined here, and there is
         never any room: that is how a call finds out, so that one without a tape need not ask."""
@@ -272,6 +278,7 @@ class View:
             inside = copy(self)
             inside.hot, inside.loads, inside.calls, inside.log = _Never(), _Never(), _Never(), []
             inside.room = _MAX_LOG
+            inside.plain = False
             self.inside = inside.inside = inside
         return inside
 
@@ -345,7 +352,7 @@ ROOT = View(None)
 """The view outside any session."""
 view_var: ContextVar[View] = ContextVar("agent_cache_view", default=ROOT)
 current_view = view_var.get
-loading: ContextVar[LoadNotes | None] = ContextVar("agent_cache_loading", default=None)
+loading: ContextVar[Noting | None] = ContextVar("agent_cache_loading", default=None)
 """The load this is called inside of."""
 
 

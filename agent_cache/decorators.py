@@ -400,7 +400,7 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
     lookup = _CAREFUL_LOOKUP if shape.hot_key_may_raise else _LOOKUP
     body = _HOT.format(
         x=x,
-        view=f"{x}view()" if home is None else f"{x}own if {x}view().mode == 'normal' else {x}home()",
+        view=f"{x}view()" if home is None else f"{x}own if {x}view().plain else {x}home()",
         guards=shape.guards(),
         lookup=lookup.format(x=x, found=_found_in(tool)),
         same_lane=same_lane,

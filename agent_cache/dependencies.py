@@ -7,7 +7,7 @@ from typing import Any
 
 from agent_cache.codecs import codec_for
 from agent_cache.context import loading
-from agent_cache.engine.dependencies import LoadNotes, Part
+from agent_cache.engine.dependencies import LoadNotes, Noting, Part
 from agent_cache.engine.effects import Ask, Down
 from agent_cache.errors import ConfigurationError
 from agent_cache.tags import Path, Template, read_tags
@@ -64,10 +64,11 @@ def depends_on(*resources: str, **values: object) -> Depending:
     return _noted(notes, [path for path, _ in filled], whole=all(whole for _, whole in filled))
 
 
-def _noted(notes: LoadNotes, paths: list[Path], *, whole: bool) -> Depending:
-    blocking = not notes.call.tool.is_async
+def _noted(notes: Noting, paths: list[Path], *, whole: bool) -> Depending:
+    loads = notes.chain_of_loads()
+    blocking = bool(loads) and not loads[0].call.tool.is_async
     waiting: list[tuple[LoadNotes, Part]] = []
-    for load in notes.chain_of_loads():
+    for load in loads:
         why = load.may_not_hold(load.call.chain) if whole else "unknown_entity"
         if why is not None:
             load.refuse(why)

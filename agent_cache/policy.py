@@ -162,6 +162,8 @@ class _ReadRegister:
         self._scopes: dict[str | None, set[str]] = {}
         # by id, in the order they were named: runs are reproducible
         self._backends: dict[str | None, weakref.WeakValueDictionary[int, Any]] = {}
+        self._without: set[str | None] = set()
+        """The resources some read of which names no backend."""
 
     def add(self, policy: ReadPolicy) -> None:
         with self._lock:
@@ -170,6 +172,8 @@ class _ReadRegister:
                 if policy.backend is not None:
                     named = self._backends.setdefault(template.head, weakref.WeakValueDictionary())
                     named[id(policy.backend)] = policy.backend
+                else:
+                    self._without.add(template.head)
 
     def read_too(self, head: str, scope: str, backend: Backend | None) -> bool:
         """A tool of this scope turned out to read this resource, on a backend of its own or (None) on whatever it is asked
@@ -182,6 +186,9 @@ class _ReadRegister:
                 named = self._backends.setdefault(head, weakref.WeakValueDictionary())
                 known = known and named.get(id(backend)) is backend
                 named[id(backend)] = backend
+            elif head not in self._without:
+                known = False
+                self._without.add(head)
             return known
 
     def backends_of(self, templates: Iterable[Template]) -> list[Backend]:
@@ -201,6 +208,14 @@ class _ReadRegister:
         """Every backend that a read was declared with."""
         with self._lock:
             return list({key: each for named in self._backends.values() for key, each in list(named.items())}.values())
+
+    def some_name_none(self, templates: Iterable[Template]) -> bool:
+        """Whether some read of these resources names no backend: it is on its session's, else on the configured one."""
+        with self._lock:
+            return any(
+                bool(self._without) if template.head is None else bool(self._without & {template.head, None})
+                for template in templates
+            )
 
     def all_have(self, templates: Iterable[Template], scope: str) -> bool:
         """Whether every known read of these resources has exactly this scope; those by lineage hang on no tag of theirs.

@@ -8,10 +8,11 @@ from typing import Any
 from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, NewEntry
 from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
-from agent_cache.context import View
+from agent_cache.context import View, loading
 from agent_cache.engine.answers import Answer, backend_failed
 from agent_cache.engine.asking import ask
-from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, backend_for, cache_key, prepare_read
+from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, backends_for, cache_key, prepare_read
+from agent_cache.engine.dependencies import noted
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down, Fill, Flush, Move, Moved
 from agent_cache.engine.outbox import OUTBOX
@@ -42,17 +43,29 @@ def invalidate_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line
     """
     if view.tape is not None and taped_invalidation(tool, view, values):
         return
-    call = prepare_read(tool, view, values)
-    tags = write_tags([call_path(cache_key(tool, values))], _everyones(tool))
-    yield from move_line(tool, view, _backend_of(tool, view, call), tags)
+    yield from _drop(tool, view, write_tags([call_path(cache_key(tool, values))], _everyones(tool)))
 
 
 def invalidate_all_line(tool: ReadTool, view: View) -> Line[None]:
     """Drop every call of this tool, in every scope."""
     if view.tape is not None and taped_invalidation(tool, view, None):
         return
-    tags = write_tags([(f"#{tool.group}",)], _everyones(tool))
-    yield from move_line(tool, view, _backend_of(tool, view, None), tags)
+    yield from _drop(tool, view, write_tags([(f"#{tool.group}",)], _everyones(tool)))
+
+
+def _drop(tool: ReadTool, view: View, tags: tuple[Tag, ...]) -> Line[None]:
+    """Invalidate on the tool's own backend, and before that where answers of others depend on its answers."""
+    own, *others = backends_for(tool.policy.backend, tool.policy.resources, view.session)
+    cancelled: BaseException | None = None
+    for backend in others:
+        moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
+        if moved.down is not None:
+            backend_failed(view, tool.resource, backend, moved.down)
+            OUTBOX.owe(backend, tags)
+        cancelled = cancelled or moved.cancelled
+    yield from move_line(tool, view, own, tags)
+    if cancelled is not None:
+        raise cancelled
 
 
 def _everyones(tool: ReadTool) -> Chain:
@@ -118,6 +131,9 @@ def peek_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
         view.drain()
     hot = view.hot
     call = prepare_read(tool, view, values)
+    outer = loading.get()
+    if outer is not None:
+        yield from noted(outer, call, tool)
     if isinstance(call, Bypass):
         view.count(tool.resource, "bypasses", reason=call.reason)
         return None
@@ -128,10 +144,6 @@ def peek_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
         if TALLY.on and isinstance(found, Missing):
             TALLY.missed(tool.name, found.why, found.dropped_by)
     return answer
-
-
-def _backend_of(tool: ReadTool, view: View, call: ReadCall | Bypass | None) -> Any:
-    return call.backend if isinstance(call, ReadCall) else backend_for(tool.policy.backend, view.session)
 
 
 def explain_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Explanation]:

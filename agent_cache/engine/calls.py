@@ -45,6 +45,7 @@ __all__ = [
     "Remembered",
     "Shadowed",
     "WriteCall",
+    "backends_for",
     "cache_key",
     "narrowed_by",
     "prepare_read",
@@ -267,6 +268,18 @@ def backend_for(own: Backend | None, session: SessionState | None) -> Backend:
     return settings.default_backend()
 
 
+def backends_for(
+    own: Backend | None, resources: Iterable[Template], session: SessionState | None
+) -> tuple[Backend, ...]:
+    """Where an invalidation has to go: to its own backend, and to those on which reads of the resources are."""
+    resources = tuple(resources)
+    found = [backend_for(own, session)]
+    if own is not None and scopes_of_reads.some_name_none(resources):
+        found.append(backend_for(None, session))
+    found += scopes_of_reads.backends_of(resources)
+    return tuple({id(backend): backend for backend in found}.values())
+
+
 def scope_of(scope: str, session: SessionState | None) -> tuple[Chain, bytes] | str:
     """Whose the answer is: the chain its tags are on and its part of the key; or why that is not known.
 
@@ -333,9 +346,7 @@ def prepare_write(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Write
     """What a write drops. Never fails: whatever is unclear is dropped widely, and noted."""
     policy = tool.policy
     arguments = tool.shape.arguments(values)
-    own = backend_for(policy.backend, view.session)
-    others = scopes_of_reads.backends_of(policy.resources)
-    backends = (own, *(other for other in others if other is not own))
+    backends = backends_for(policy.backend, policy.resources, view.session)
     if not policy.clear_all:
         keys = _keys_from(tool, values)
         if not isinstance(keys, str):

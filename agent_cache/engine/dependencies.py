@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from agent_cache.backends.base import Backend, Lookup, Missing, Token
 from agent_cache.context import View, loading
@@ -26,7 +26,7 @@ from agent_cache.engine.tools import ReadTool
 from agent_cache.flight import leave_alone
 from agent_cache.tags import CallTags, Chain, SharedTags, Tag
 
-__all__ = ["LoadNotes", "Part", "noted", "noted_late", "proven"]
+__all__ = ["LoadNotes", "Noting", "Part", "Together", "noted", "noted_late", "proven"]
 
 _MOST = 10_000
 _MOST_TAGS = 512  # of one load; one that comes to depend on more is not kept
@@ -41,6 +41,26 @@ class Part:
     key: bytes = b""
 
 
+class Noting(Protocol):
+    """Who is to hear of what is read."""
+
+    def chain_of_loads(self) -> list[LoadNotes]:
+        """The loads that come to depend on it."""
+        ...
+
+
+class Together:
+    """Several loads of which one piece of work is a part."""
+
+    __slots__ = ("_loads",)
+
+    def __init__(self, loads: Iterable[Noting]) -> None:
+        self._loads = tuple(loads)
+
+    def chain_of_loads(self) -> list[LoadNotes]:
+        return list(dict.fromkeys(load for each in self._loads for load in each.chain_of_loads()))
+
+
 class LoadNotes:
     """One load under way: what it has come to depend on, beside what its token covers (``added``; None: nothing), what it
     depends on of that which was remembered (``used``), and of how much no token is there from before it was read.
@@ -50,7 +70,7 @@ class LoadNotes:
 
     def __init__(self, call: ReadCall) -> None:
         self.call = call
-        self.outer: LoadNotes | None = loading.get()
+        self.outer: Noting | None = loading.get()
         self.added: dict[Tag, None] | None = None
         self.used: set[Tag] | None = None
         self.parts: list[tuple[Part, Token]] | None = None
@@ -60,13 +80,8 @@ class LoadNotes:
 
     def chain_of_loads(self) -> list[LoadNotes]:
         """This load and those it was called in, as far as they are under way."""
-        found: list[LoadNotes] = []
-        notes: LoadNotes | None = self
-        while notes is not None:
-            if not notes.over:
-                found.append(notes)
-            notes = notes.outer
-        return found
+        outer = [] if self.outer is None else self.outer.chain_of_loads()
+        return outer if self.over else [self, *outer]
 
     def lacks(self, tags: Iterable[Tag]) -> tuple[Tag, ...]:
         """Those of ``tags`` that it does not know of yet; from now on it does."""
@@ -120,7 +135,7 @@ class LoadNotes:
         return None if self.call.chain[: len(chain)] == chain else "narrower_scope"
 
 
-def noted(notes: LoadNotes, call: ReadCall | Bypass, tool: ReadTool) -> Line[None]:
+def noted(notes: Noting, call: ReadCall | Bypass, tool: ReadTool) -> Line[None]:
     """A cached read is about to be answered inside a load: what it depends on, that load does from now on.
 
     Where the read is not cached, what it depends on is not known.
@@ -143,7 +158,7 @@ def noted(notes: LoadNotes, call: ReadCall | Bypass, tool: ReadTool) -> Line[Non
             load.learn(part, found)
 
 
-def noted_late(notes: LoadNotes, tags: tuple[Tag, ...]) -> None:
+def noted_late(notes: Noting, tags: tuple[Tag, ...]) -> None:
     """A load that was shared came to depend on these; that is heard after it was read."""
     for load in notes.chain_of_loads():
         if load.lacks(tags):

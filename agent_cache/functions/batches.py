@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from agent_cache.canonical import encoded
-from agent_cache.context import current_view
+from agent_cache.context import current_view, loading, view_var
+from agent_cache.engine.dependencies import Noting, Together
 from agent_cache.errors import BatchLoadError, UnkeyableArgumentError
 from agent_cache.flight import Flight, flights_here, inside
 from agent_cache.locks import renewed_after_fork
@@ -32,6 +33,8 @@ class _Batch:
         self.loop = asyncio.get_running_loop()
         self.waiting: dict[asyncio.Future[Any], Any] = {}
         self.flights: set[Flight] = set()
+        self.loads: list[Noting] = []
+        """Which all depend on what is read for any of them."""
         self.timer: asyncio.Handle | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -45,7 +48,13 @@ class _Batch:
 
     async def run(self) -> None:
         inside(self.flights)
-        self.flights = set()  # they hold how they ended, errors too, which hold the frames that hold this
+        if self.loads:
+            loading.set(Together(self.loads))
+            view_var.set(current_view().within_load())
+        self.flights, self.loads = (
+            set(),
+            [],
+        )  # they hold how they ended, errors too, which hold the frames that hold this
         waiting, answers = dict(self.waiting), list[Any]()
         try:
             answers = await self._answers(list(waiting.values()))
@@ -116,6 +125,9 @@ class Batches:
             future: asyncio.Future[Any] = loop.create_future()
             batch.waiting[future] = key
             batch.flights.update(flights_here())
+            notes = loading.get()
+            if notes is not None:
+                batch.loads.append(notes)
             full = len(batch.waiting) >= self.limit
         if full:
             self._send(place, batch)

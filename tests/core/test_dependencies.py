@@ -408,3 +408,60 @@ async def test_a_value_forges_no_path(backend: Any) -> None:
     await write("x")
     await answer()
     assert runs == 2
+
+
+# -- on different backends -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outer_names_one", [False, True])
+@pytest.mark.parametrize("how", ["write", "one call", "by hand", "all by hand"])
+async def test_what_is_read_inside_is_on_another_backend(*, outer_names_one: bool, how: str) -> None:
+    REMEMBERED.clear()
+    configure(backend=MemoryBackend())
+    elsewhere, data = MemoryBackend(), [1]
+
+    @AgentCache("prices", backend=elsewhere)
+    async def price() -> int:
+        return data[0]
+
+    @AgentCache("offers", backend=MemoryBackend() if outer_names_one else None)
+    async def offer() -> int:
+        return await price()
+
+    @AgentCacheInvalidator("prices", backend=elsewhere)
+    async def change() -> None:
+        data[0] += 1
+
+    @AgentCacheInvalidator(
+        "prices", clear_all=False, key_fn=lambda _args, _kwargs: price.cache_key(), backend=elsewhere
+    )
+    async def change_one() -> None:
+        data[0] += 1
+
+    for expected in (1, 2, 3):
+        assert await offer() == expected
+        assert await offer() == expected
+        if how == "write":
+            await change()
+        elif how == "one call":
+            await change_one()
+        else:
+            data[0] += 1
+            await (price.invalidate() if how == "by hand" else price.invalidate_all())
+
+
+async def test_a_write_that_names_a_backend_reaches_reads_that_name_none() -> None:
+    configure(backend=MemoryBackend())
+    data = [1]
+
+    @AgentCache("plain:{of}")
+    async def read(of: str) -> int:
+        return data[0]
+
+    @AgentCacheInvalidator("plain:{of}", backend=MemoryBackend())
+    async def write(of: str) -> None:
+        data[0] += 1
+
+    for expected in (1, 2, 3):
+        assert await read("a") == expected
+        await write("a")
