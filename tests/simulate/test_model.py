@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         tracemalloc.stop()
         return found
 
-    assert peak(16_000) < 2 * peak(4_000)
+    assert peak(9_000) < 2 * peak(3_000)
 
 
 def test_forgotten_tags_drop_what_is_older() -> None:
