@@ -356,7 +356,7 @@ class FlightTable:
 
     def _start_empty(self) -> None:
         self.lock = threading.RLock()
-        self._by_token: dict[Hashable, dict[Hashable, Flight]] = {}
+        self._by_token: dict[Hashable, list[Flight]] = {}  # seldom more than one of a key
         self._latest: dict[Hashable, Flight] = {}
 
     def arrival(self) -> int:
@@ -398,13 +398,18 @@ class FlightTable:
         if token is None:
             latest = self._latest.get(key)
             return [latest] if latest is not None else []
-        return list(self._by_token.get(key, {}).values())
+        same_key = self._by_token.get(key)
+        return list(same_key) if same_key else []
 
     def add(self, flight: Flight) -> None:
         """Register a load about to start. Call with the lock held."""
         self._latest[flight.key] = flight
         if flight.token is not None:
-            self._by_token.setdefault(flight.key, {})[flight.token] = flight
+            same_key = self._by_token.get(flight.key)
+            if same_key is None:
+                self._by_token[flight.key] = [flight]
+            else:
+                same_key.append(flight)
 
     def remove(self, flight: Flight) -> None:
         """Forget a flight: only this very one, never a newer one under the same key."""
@@ -412,9 +417,10 @@ class FlightTable:
             if self._latest.get(flight.key) is flight:
                 del self._latest[flight.key]
             same_key = self._by_token.get(flight.key)
-            if same_key is not None and flight.token is not None and same_key.get(flight.token) is flight:
-                del same_key[flight.token]
-                if not same_key:
+            if same_key is not None and flight in same_key:
+                if len(same_key) > 1:
+                    same_key.remove(flight)
+                else:
                     del self._by_token[flight.key]
 
     def __len__(self) -> int:

@@ -37,7 +37,9 @@ class Metrics:
     def add(self, resource: str, field: str, times: int = 1, reason: str | None = None) -> None:
         """Count ``times`` of ``field``; ``reason`` is counted beside it (why a call was bypassed or refused)."""
         with self._lock:
-            counts = self._of(resource)
+            counts = self._resources.get(resource)
+            if counts is None:
+                counts = self._of(resource)
             counts[field] = counts.get(field, 0) + times
             if reason is not None and (reason in self._reasons or len(self._reasons) < _MAX_RESOURCES):
                 self._reasons[reason] = self._reasons.get(reason, 0) + times
@@ -45,7 +47,9 @@ class Metrics:
     def hit(self, resource: str, seconds: float, cost: float, times: int = 1) -> None:
         """Count hits, which saved this much together: seconds of loading, and cost in whatever unit was given."""
         with self._lock:
-            counts = self._of(resource)
+            counts = self._resources.get(resource)
+            if counts is None:
+                counts = self._of(resource)
             counts["hits"] = counts.get("hits", 0) + times
             saved = self._saved.get(resource)
             if saved is None:

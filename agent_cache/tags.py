@@ -347,7 +347,7 @@ def shared_tags(paths: Sequence[Path], group: str, chain: Chain) -> SharedTags:
         return known
     own = (f"#{group}", "")
     chains = read_chains(chain) if asked[0] else (LINEAGE, chain)
-    tags = tuple(tag for tag in _read_tags((*asked[0], own), chains) if tag[2] != own)
+    tags = tuple([tag for tag in _read_tags((*asked[0], own), chains) if tag[2] != own])
     made = _known_reads[asked] = SharedTags(tags, chains, asked)
     _recent_reads.append(made)
     return made

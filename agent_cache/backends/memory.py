@@ -278,6 +278,9 @@ class MemoryStore(MovableBlocking):
         self._epoch = nonce()
         self._last = 0  # the last version handed out; they are compared by identity or order, and never repeat
         self._records: weakref.WeakValueDictionary[Tag, TagRecord] = weakref.WeakValueDictionary()
+        self._held: dict[Tag, weakref.ref[TagRecord]] = cast(
+            Any, self._records
+        ).data  # to look at, at a third of the price
         self._own: dict[Tag, TagRecord] = {}  # of calls' own tags: only those that were ever moved
         self._floor = 0  # the version and fence of an own tag without a record
         self._snapshots: weakref.WeakValueDictionary[SharedTags, Snapshot] = weakref.WeakValueDictionary()
@@ -339,7 +342,8 @@ class MemoryStore(MovableBlocking):
             mine = cast(Token, token)
             if not self._accepts(mine, now):
                 return False
-            refuse_larger(entry.stored.size, self.max_entry_bytes)
+            if entry.stored.size > self.max_entry_bytes:
+                refuse_larger(entry.stored.size, self.max_entry_bytes)
             kind = self._lasting_type if entry.grace else self._entry_type
             if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
@@ -542,12 +546,13 @@ class MemoryStore(MovableBlocking):
         return version, fence
 
     def _records_of(self, tags: Sequence[Tag]) -> tuple[TagRecord, ...]:
-        known = self._records
+        held = self._held
         records = []
         for tag in tags:
-            record = known.get(tag)
+            found = held.get(tag)
+            record = None if found is None else found()
             if record is None:
-                record = known[tag] = TagRecord(self._fresh())
+                record = self._records[tag] = TagRecord(self._fresh())
             records.append(record)
         return tuple(records)
 
@@ -600,8 +605,10 @@ class MemoryStore(MovableBlocking):
             self._remove(old)
         self._entries[entry.key] = entry
         self._bytes += size
-        if entry.deadline != _FOREVER and self._expiring is not None:
-            self._expect(self._expiring, entry)
+        if self._expiring is not None and (ends := entry.deadline + entry.grace) != _FOREVER:
+            self._expiring.add(entry, ends)
+            if not self._is_swept:
+                self._is_to_be_swept = True
         if entry.chain:
             members = self._chains.get(entry.chain)
             if members is None:
@@ -632,7 +639,7 @@ class MemoryStore(MovableBlocking):
     def _remove(self, entry: Entry, out_of: EvictionPolicy[Entry] | Share | None = None) -> None:
         """Take an entry out of everything but the ring it already left."""
         entry.dead = True
-        if entry.deadline != _FOREVER and self._expiring is not None and entry.deadline + entry.grace != _FOREVER:
+        if self._expiring is not None and entry.deadline + entry.grace != _FOREVER:
             self._expiring.forget()
         entry.deadline = -_FOREVER
         self._bytes -= entry.size  # before the value goes
@@ -653,12 +660,6 @@ class MemoryStore(MovableBlocking):
         entry.stored = _GONE
 
     # -- what has expired ---------------------------------------------------------------------------------------------
-
-    def _expect(self, expiring: Expiring[Entry], entry: Entry) -> None:
-        ends = entry.deadline + entry.grace
-        if ends != _FOREVER:
-            expiring.add(entry, ends)
-            self._is_to_be_swept = not self._is_swept
 
     def _ask_to_be_swept(self) -> None:
         """Not under the lock: the sweeper has one of its own."""

@@ -202,7 +202,10 @@ class Run:
 
     async def go(self) -> Ran:
         if self.notes is not None:
-            load, view = loading.set(self.notes), view_var.set(current_view().within_load())
+            here = current_view()
+            inside = here.inside
+            load = loading.set(self.notes)
+            view = view_var.set(here.within_load() if inside is None else inside)
             try:
                 return Ran(await self.tool.call(self.values))
             except GeneratorExit:
@@ -211,9 +214,11 @@ class Run:
                 return Ran(error=error)
             finally:
                 self.notes.over = True
-                with suppress(ValueError):
+                try:
                     loading.reset(load)
                     view_var.reset(view)
+                except ValueError:  # torn away, this ends in another context
+                    pass
                 del load, view  # they hold the context, and a traceback this frame
         reset = _writing.set((*_writing.get(), *self.windows)) if self.windows else None
         try:

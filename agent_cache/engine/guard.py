@@ -30,7 +30,7 @@ from agent_cache.context import SessionState, View
 from agent_cache.errors import AgentLoopDetectedError, UnkeyableArgumentError
 from agent_cache.flight import Landed
 from agent_cache.loops import CallTrack, LoopDetector, Outcome, ToolRule, is_error_result
-from agent_cache.loops.outcomes import shortened
+from agent_cache.loops.outcomes import SHOWN, shortened
 from agent_cache.model import LoopEvent
 from agent_cache.recorded import TALLY
 
@@ -46,6 +46,7 @@ _MAX_SAMPLE = 16_384  # bytes of a stored result that is kept to be masked and s
 _MAX_WORDS = 500  # characters of a text whose order of words is looked at
 _MAX_PARTS = 64  # of the arguments in which such texts are looked for
 _AGENTS = 16  # that make the same call side by side in one session
+_PLAIN = frozenset({int, float, bool, type(None)})
 _AT_ONCE = 0.0005  # seconds; no model reads an answer and asks again in less
 _now = time.monotonic
 
@@ -395,6 +396,12 @@ def _named(arguments: object) -> Mapping[str, Any]:
 
 def kinship(arguments: Mapping[str, Any]) -> Hashable:
     """Equal for calls that differ only in the order, case or spacing of a text's words; None where there is no such text."""
+    for value in arguments.values():
+        kind = type(value)
+        if kind not in _PLAIN and (kind is not str or len(value.split(None, 1)) > 1):
+            break
+    else:  # nothing that has words, seen at once
+        return None
     found: list[str] = []
     akin = _spread(arguments, found)
     return tuple(found) if akin and len(found) <= _MAX_PARTS else None
@@ -466,7 +473,11 @@ def _of_stored(stored: Stored, value: Any, *, write: bool = False) -> Outcome:
 
 def shown(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Arguments as short text for people, evidence and hints. Never part of a key."""
-    return {name: shortened(_text(value, quoted=True)) for name, value in arguments.items()}
+    said: dict[str, str] = {}
+    for name, value in arguments.items():
+        text = repr(value) if type(value) is str else _text(value, quoted=True)
+        said[name] = text if len(text) <= SHOWN else shortened(text)
+    return said
 
 
 def _text(value: Any, *, quoted: bool = False) -> str:

@@ -163,47 +163,37 @@ def _load(
     if keep and fresh is not None and call is not None:
         terms = value_terms(tool, view, call, fresh, ran.value, landed)
         keep = terms is not None
+    if not _frozen(tool, view, call, landed, mark, keep=keep) or call is None or token is None or landed.stored is None:
+        return landed
+    if notes is not None and notes.added is not None:
+        covering = yield from _covering(tool, view, values, notes, token, lead, landed)
+        if covering is None:
+            return landed
+        (call, token), lead = covering, None
+    fill = _fill(tool, values, call, token, lead, landed.stored, landed.seconds, terms)
+    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
+    _filled(tool, view, call, landed, filled)
+    return landed
+
+
+def _frozen(
+    tool: ReadTool, view: View, call: ReadCall | None, landed: Landed, mark: bytes | None, *, keep: bool
+) -> bool:
+    """Give what was loaded the form that others share and stores keep; whether it is to be kept."""
     try:
-        landed.stored = tool.codec.freeze(ran.value, MAX_ENTRY_BYTES)
+        stored = landed.stored = tool.codec.freeze(landed.value, MAX_ENTRY_BYTES)
         if mark is not None:
-            landed.stored = marked(tool, landed.stored, mark)
+            stored = landed.stored = marked(tool, stored, mark)
         if keep and call is not None:
             # What stays in a process needs no written form, what leaves it does.
-            size = landed.stored.size if call.backend.in_process else len(landed.stored.payload())
+            size = stored.size if call.backend.in_process else len(stored.payload())
             refuse_larger(size, getattr(call.backend, "max_entry_bytes", MAX_ENTRY_BYTES))
     except UnstorableResultError as error:
         landed.refused = error.reason
         if call is not None:
             _unstorable(tool, view, landed, error)
-        return landed
-    if not keep or call is None or token is None:
-        return landed
-    yield from _kept(tool, view, values, call, token, lead, landed, terms, notes)
-    return landed
-
-
-def _kept(
-    tool: ReadTool,
-    view: View,
-    values: tuple[Any, ...],
-    call: ReadCall,
-    token: Token,
-    lead: Lead | None,
-    landed: Landed,
-    terms: Terms | None,
-    notes: LoadNotes | None,
-) -> Line[None]:
-    """Store what was loaded, if a token covers all that it came to depend on and still holds."""
-    if landed.stored is None:
-        return
-    if notes is not None and notes.added is not None:
-        covering = yield from _covering(tool, view, values, notes, token, lead, landed)
-        if covering is None:
-            return
-        (call, token), lead = covering, None
-    fill = _fill(tool, values, call, token, lead, landed.stored, landed.seconds, terms)
-    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
-    _filled(tool, view, call, landed, filled)
+        return False
+    return keep
 
 
 def _covering(

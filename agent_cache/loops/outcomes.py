@@ -23,7 +23,7 @@ __all__ = ["Outcome", "is_error_result", "masked", "shortened"]
 
 _MAX_TEXT = 8_192
 _ENDS = 2_048  # of a longer text; the middle counts exactly
-_SHOWN = 200
+SHOWN = 200
 _GAP = "\x00"
 
 _RUN = (
@@ -200,7 +200,7 @@ class Outcome:
 
 
 def shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def is_error_result(value: Any) -> bool:
