@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent_cache.pages.blocks import Column, Ids, section, table, tiles
 from agent_cache.pages.document import document
-from agent_cache.pages.markup import Content, Html, el
+from agent_cache.pages.markup import Content, Html, el, name
 from agent_cache.pages.words import count, duration, percent, plural
 from agent_cache.simulate import Report, Suggestion
 
@@ -29,7 +29,7 @@ def simulation_page(report: Report, suggestion: Suggestion | None = None) -> str
     intro = [el("p", {"class": "quiet"}, f"Policy: {report.policy}")]
     foot: list[Content] = [
         el("p", None, "From:"),
-        el("ul", None, *(el("li", None, file) for file in report.files)),
+        el("ul", None, *(el("li", None, name(file)) for file in report.files)),
         el("p", None, "A model without delay that never runs out of room. This page loads nothing and runs no script."),
     ]
     return document("What a cache would have saved", intro, links, body, foot)
@@ -58,16 +58,17 @@ def _notes(report: Report) -> Html | None:
 
 
 def _tools(ids: Ids, report: Report) -> Html:
+    timed = report.total.saved is not None
     columns = [
-        Column("Tool", "name"), Column("Kind", "text"), Column("Calls"), Column("Repeats within a session"),
+        Column("Tool", "name"), Column("Kind", "short"), Column("Calls"), Column("Repeats within a session"),
         Column("Repeats across"), Column("Hits"), Column("Stale"), Column("Stale, ttl alone"), Column("Best"),
-        Column("Time saved"),
+        *([Column("Time saved")] if timed else []),
     ]  # fmt: skip
     ranked = sorted(report.tools.values(), key=lambda one: (-one.hits, -one.calls, one.tool))[:_MOST]
     rows: list[list[Content]] = [
         [
-            one.tool, one.kind, count(one.calls), count(one.repeats_within), count(one.repeats_across), count(one.hits),
-            count(one.stale), count(one.ttl_stale), count(one.best), duration(one.saved),
+            name(one.tool), one.kind, count(one.calls), count(one.repeats_within), count(one.repeats_across), count(one.hits),
+            count(one.stale), count(one.ttl_stale), count(one.best), *([duration(one.saved)] if timed else []),
         ]
         for one in ranked
     ]  # fmt: skip
@@ -77,12 +78,12 @@ def _tools(ids: Ids, report: Report) -> Html:
 def _proposal(ids: Ids, suggestion: Suggestion) -> list[Content]:
     columns = [
         Column("Tool", "name"),
-        Column("Kind", "text"),
+        Column("Kind", "short"),
         Column("Resource", "text"),
-        Column("Sure", "text"),
+        Column("Sure", "short"),
         Column("Why", "text"),
     ]
-    rows = [[one.tool, one.kind, ", ".join(one.resources), one.sure, one.why] for one in suggestion.tools[:_MOST]]
+    rows = [[name(one.tool), one.kind, ", ".join(one.resources), one.sure, one.why] for one in suggestion.tools[:_MOST]]
     return [
         el("p", None, "Made from names and from what was observed. Read it before you use it."),
         table(ids, "The proposed policy by tool", columns, rows),
@@ -100,13 +101,13 @@ def _loops(ids: Ids, report: Report) -> Content:
     columns = [
         Column("Session", "name"),
         Column("Before call"),
-        Column("Kind", "text"),
+        Column("Kind", "short"),
         Column("Tool", "text"),
         Column("Times"),
         Column("Calls after"),
     ]
     rows = [
-        [one.session, count(one.step), one.kind, one.tool, count(one.count), count(one.calls_after)]
+        [name(one.session), count(one.step), one.kind, one.tool, count(one.count), count(one.calls_after)]
         for one in report.loops[:_MOST]
     ]
     return table(ids, "Sessions that would have been stopped, and before which call", columns, rows)
