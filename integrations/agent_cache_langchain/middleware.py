@@ -25,7 +25,7 @@ from agent_cache.context import current_view
 from agent_cache_langchain.interrupts import was_answered
 from agent_cache_langchain.loops import ended, with_hints
 from agent_cache_langchain.plans import Plan, Plans
-from agent_cache_langchain.replay import FailedResult, answer_of, replay
+from agent_cache_langchain.replay import FailedResult, answer_of, replay, with_provenance
 from agent_cache_langchain.sessions import Identity, RunSessions
 
 __all__ = ["AgentCacheMiddleware"]
@@ -72,6 +72,8 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
         unknown_tools: what to do about a policy for a tool the agent does not have: ``"raise"`` or ``"ignore"``. If
             another middleware hides tools from the model, put this one before it, or ignore them.
         name: LangChain wants middleware of one agent to have different names.
+        provenance: put ``{"agent_cache": {"kind": ..., "executed": ...}}`` into the ``response_metadata`` of the tools' messages
+            (not seen by the model); beside it ``stale``, the rule by which an answer was served beyond its ttl.
         options: for the sessions it opens: ``on_loop``, ``max_tool_repeats``, ``keep`` and so on.
 
     Raises:
@@ -95,6 +97,7 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
         watch: bool = True,
         unknown_tools: str = "raise",
         name: str | None = None,
+        provenance: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
         self._unknown_tools = unknown_tools == "raise"
         self._backend = backend
         self._name = name or type(self).__name__
+        self._provenance = bool(provenance)
 
     @property
     def name(self) -> str:
@@ -173,7 +177,8 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
                     )
                 except FailedResult as failed:
                     return call.finished(call.failed(failed.with_traceback(None)))
-                return call.finished(call.result if served.executed else handler(call.replayed(served)))
+                result = call.result if served.executed else handler(call.replayed(served))
+                return call.finished(with_provenance(result, call.plan.kind, served) if self._provenance else result)
             except AgentLoopDetectedError as error:
                 return call.stopped(error.with_traceback(None))
 
@@ -194,7 +199,8 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
                     served = await call.plan.adapted(call.arguments, run, backend=self._backend)
                 except FailedResult as failed:
                     return call.finished(call.failed(failed.with_traceback(None)))
-                return call.finished(call.result if served.executed else await handler(call.replayed(served)))
+                result = call.result if served.executed else await handler(call.replayed(served))
+                return call.finished(with_provenance(result, call.plan.kind, served) if self._provenance else result)
             except AgentLoopDetectedError as error:
                 return call.stopped(error.with_traceback(None))
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 
-from agent_cache.adapters import OneCallOnly, replayable
+from agent_cache.adapters import OneCallOnly, Served, replayable
 
-__all__ = ["FailedResult", "ReplayTool", "answer_of", "replay"]
+__all__ = ["FailedResult", "ReplayTool", "answer_of", "replay", "with_provenance"]
 
 HIT = {"agent_cache_hit": True}
 
@@ -102,6 +102,16 @@ def replay(tool: BaseTool, answer: Mapping[str, Any], hidden: frozenset[str]) ->
         answer=answer,
         hidden=hidden,
     )
+
+
+def with_provenance(result: Any, kind: str, served: Served[Any]) -> Any:
+    """The message with a note of where it comes from beside what it says; anything else as it is."""
+    if not isinstance(result, ToolMessage):
+        return result
+    said: dict[str, Any] = {"kind": kind, "executed": served.executed}
+    if served.stale is not None:
+        said["stale"] = served.stale
+    return result.model_copy(update={"response_metadata": {**result.response_metadata, "agent_cache": said}})
 
 
 def _with_fresh_ids(content: Any) -> Any:

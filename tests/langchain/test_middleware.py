@@ -41,6 +41,18 @@ class TestHitsAndWrites:
         assert second.status == "success"
         assert second.name == "get_order"
 
+    async def test_where_an_answer_came_from_stands_beside_it_if_asked_for(self, way: Way) -> None:
+        steps = [[ORDER], [ORDER], [SEND]]
+        plain = await way.run(Shop().tools, steps, AgentCacheMiddleware(POLICIES))
+        assert [message.response_metadata for message in plain] == [{}, {}, {}]
+        told = await way.run(Shop().tools, steps, AgentCacheMiddleware(POLICIES, provenance=True))
+        assert [message.response_metadata.get("agent_cache") for message in told] == [
+            {"kind": "read", "executed": True},
+            {"kind": "read", "executed": False},
+            {"kind": "write", "executed": True},
+        ]
+        assert contents(told) == contents(plain)
+
     async def test_a_write_invalidates(self, way: Way) -> None:
         shop = Shop()
         steps = [
