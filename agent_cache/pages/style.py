@@ -17,6 +17,7 @@ h1{font-size:1.6rem;line-height:1.2;margin:1.5rem 0 .25rem}
 h2{font-size:1.25rem;margin:2.5rem 0 .5rem;padding-top:.5rem;border-top:1px solid var(--line)}
 h3{font-size:1.05rem;margin:0 0 .25rem;overflow-wrap:anywhere}
 p{margin:.25rem 0 .75rem;max-width:44rem}
+p,h1,figcaption,.notes,footer{overflow-wrap:anywhere}
 a{color:var(--accent)}
 :focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 .skip{position:absolute;left:-999rem}

@@ -5,7 +5,6 @@ timeline   sums by tool over time, in as many slices as a chart can show
 told       from events (:mod:`agent_cache.events`): everything, loops with their evidence included
 summed     from the sums a store keeps (``record_stats=True``)
 counted    from ``get_metrics()``
-simulated  from a simulation (:mod:`agent_cache.simulate`), which has a page of its own
 door       :func:`report_html`: which of them says what, where there are several
 =========  =================================================================================================================
 
@@ -15,6 +14,5 @@ How a page looks is :mod:`agent_cache.pages`' business.
 from __future__ import annotations
 
 from agent_cache.reporting.door import report_html
-from agent_cache.reporting.simulated import simulation_html
 
-__all__ = ["report_html", "simulation_html"]
+__all__ = ["report_html"]

@@ -8,6 +8,7 @@ from typing import Any
 from agent_cache.errors import ConfigurationError
 from agent_cache.events.lines import Recorded
 from agent_cache.pages import Drop, ReportData, report_page
+from agent_cache.pages.words import plural
 from agent_cache.recorded import StatsRow
 from agent_cache.reporting.counted import counted
 from agent_cache.reporting.summed import Summed
@@ -109,4 +110,4 @@ def _sources(rows: object, events: object) -> Iterator[str]:
 
 def _notes(told: Told | None) -> Iterator[str]:
     if told is not None and told.not_served:
-        yield f"{told.not_served:,} reads were replayed or only measured: they are not in these figures."
+        yield f"Not in these figures: {plural(told.not_served, 'read')} replayed or only measured."

@@ -80,6 +80,10 @@ def series(tool: str, *hits: int, cost: float = 0.0) -> ToolSeries:
 
 @pytest.fixture
 def report() -> ReportData:
+    return full_report()
+
+
+def full_report() -> ReportData:
     return ReportData(
         title="What agent_cache did",
         sources=("events.jsonl", HOSTILE),

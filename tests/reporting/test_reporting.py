@@ -1,9 +1,8 @@
-"""From events, recorded sums, figures and simulations to a page: nothing is lost on the way, and each source says what it knows."""
+"""From events, recorded sums and figures to a page: nothing is lost on the way, and each source says what it knows."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from agent_cache.events import EventLog, Recorded, read_events
 from agent_cache.model import CallEvent, InvalidationEvent
 from agent_cache.pages import Figures
 from agent_cache.recorded import StatsRow
-from agent_cache.reporting import report_html, simulation_html
+from agent_cache.reporting import report_html
 from agent_cache.reporting.door import report_data
 from agent_cache.reporting.timeline import MOST_SLICES, OTHERS, Timeline
 from agent_cache.reporting.told import Told
-from agent_cache.simulate import Rules, simulate
 from tests.pages.conftest import Node, read_page
 
 DAY = 86_400.0
@@ -120,7 +118,7 @@ def test_what_each_event_counts_for(event: CallEvent | InvalidationEvent, figure
 def test_replayed_reads_are_left_out_and_said() -> None:
     data = report_data(events=[Recorded(1.0, call("replayed"))])
     assert data.tools == ()
-    assert "1 reads were replayed" in data.notes[-1]
+    assert data.notes[-1] == "Not in these figures: 1 read replayed or only measured."
 
 
 def test_a_drop_is_laid_to_its_write() -> None:
@@ -252,29 +250,3 @@ def test_this_process_reports_on_itself() -> None:
 def test_bad_input_names_itself(given: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ConfigurationError, match=parameter):
         report_html(**given)
-
-
-# -- simulations -------------------------------------------------------------------------------------------------------
-
-
-def test_a_simulation_has_a_page(tmp_path: Path) -> None:
-    asked = {"session": "<b>s</b>", "tool": "get_user", "args": {"user_id": 7}, "result": "Mia", "seconds": 0.5}
-    trace = tmp_path / "calls.jsonl"
-    trace.write_text("\n".join([json.dumps(asked)] * 8), "utf-8")
-    report = simulate([trace], Rules.from_flags(["get_*:user:{user_id}"], []))
-    page = read_page(simulation_html(report))
-    assert cells(page, "What would have happened")[0] == [
-        "get_user",
-        "read",
-        "8",
-        "7",
-        "0",
-        "7",
-        "0",
-        "7",
-        "3.5 s",
-        "0",
-    ]
-    loop = next(one for one in page.all("section") if one.attributes["id"] == "loops")
-    assert "Would have been stopped before call 6" in loop.text
-    assert "<b>s</b>" in loop.text
