@@ -13,6 +13,18 @@ from agent_cache import MemoryBackend
 from agent_cache.backends.disk import DiskBackend
 from agent_cache.backends.redis import RedisBackend
 from agent_cache.backends.tiered import TieredBackend
+from agent_cache.config import recording
+
+
+@pytest.fixture(autouse=True)
+def _only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background flush, every ten seconds of real time, writes nothing while a test has a clock of its own."""
+
+    async def nothing() -> None:
+        return None
+
+    monkeypatch.setattr(recording, "_flush_quietly", nothing)
+
 
 KINDS = ["memory", "disk", "redis", "cluster", "tiered_disk"]
 
