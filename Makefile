@@ -93,8 +93,9 @@ bench-hit: $(VENV)/.stamp-rivals
 bench-backends: $(VENV)/.stamp-rivals
 	$(PY) benchmarks/backends.py $(ARGS)
 
+# Runs them all; what they show goes to build/notebooks, so that those in the repository stay without outputs.
 notebook: $(VENV)/.stamp-notebook
-	$(PY) -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(PY) -m nbconvert --to notebook --execute --output-dir build/notebooks notebooks/*.ipynb
 
 # The site, into build/site; a link that leads nowhere, or a page in no menu, fails it. docs-serve: read it while writing.
 docs: $(VENV)/.stamp-docs
