@@ -27,6 +27,7 @@ COMMANDS = {
     "import": "import_",
     "invalidate": "invalidate",
     "ls": "ls",
+    "report": "report",
     "show": "show",
     "simulate": "simulate",
     "stats": "stats",
