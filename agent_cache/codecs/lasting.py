@@ -112,7 +112,13 @@ class LastingCodec(ToolCodec):
             raise UnstorableResultError("error_class", f"{type(error).__qualname__} itself is not in cache_errors")
         payload = sealed(FAILURE, _PLAIN.freeze((name, error.args, vars(error)), max_bytes).payload())
         kept = self._failure(payload)
-        if not _equal(kept.error(), error):
+        try:
+            faithful = _equal(kept.error(), error)
+        except UnstorableResultError:
+            raise
+        except Exception as failed:  # its own repr, or somebody's __eq__
+            raise UnstorableResultError("codec_error", type(failed).__name__) from None
+        if not faithful:
             raise UnstorableResultError("not_faithful", f"{type(error).__qualname__} has more than its arguments tell")
         return kept
 

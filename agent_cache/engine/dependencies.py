@@ -26,7 +26,7 @@ from agent_cache.engine.tools import ReadTool
 from agent_cache.flight import leave_alone
 from agent_cache.tags import CallTags, Chain, SharedTags, Tag
 
-__all__ = ["LoadNotes", "Noting", "Part", "Together", "noted", "noted_late", "proven"]
+__all__ = ["LoadNotes", "Noting", "Part", "Together", "as_declared", "noted", "noted_late", "proven"]
 
 _MOST = 10_000
 _MOST_TAGS = 512  # of one load; one that comes to depend on more is not kept
@@ -172,12 +172,15 @@ def proven(
     call = notes.call
     if notes.refused is not None:
         return call, None, notes.refused
+    own = Part(call.backend, call.tags)
+    if (yield from _token(tool, own)) != token:  # written, or set by hand: that is to be found as it was declared
+        return call, None, "fenced_out"
     whole = remembered(call, {*(notes.added or ()), *(notes.used or ())})
     hot_key: Hashable = tool.shape.hot_key(values)
     view.calls.pop(hot_key, None)
     if notes.unproven:
         return whole, None, "dependencies_unproven"
-    parts = [(Part(call.backend, call.tags), token), *(notes.parts or ())]
+    parts = [(own, token), *(notes.parts or ())]
     found = yield from _token(tool, Part(call.backend, whole.tags))
     for part, before in parts:  # each of them after the whole: what has not moved until now was the same then
         now = yield from _token(tool, part)
@@ -205,3 +208,12 @@ def remembered(call: ReadCall, tags: Iterable[Tag]) -> ReadCall:
         REMEMBERED.pop(next(iter(REMEMBERED)), None)
     REMEMBERED[base_key] = Remembered(key, whole, extras)
     return replace(call, key=key, tags=whole, extras=extras, declared=declared, base_key=base_key)
+
+
+def as_declared(call: ReadCall, view: View, hot_key: Hashable) -> ReadCall:
+    """The call without what its loads came to depend on, which is forgotten: what is set by hand depends on none of it."""
+    if call.base_key is None or call.declared is None:
+        return call
+    REMEMBERED.pop(call.base_key, None)
+    view.calls.pop(hot_key, None)
+    return replace(call, key=call.base_key, tags=call.declared, extras=(), declared=None, base_key=None)

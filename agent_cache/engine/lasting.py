@@ -7,6 +7,7 @@ and the validator that makes an expired answer fresh again in place of a load.
 from __future__ import annotations
 
 import hashlib
+import reprlib
 import time
 from typing import Any
 
@@ -31,6 +32,8 @@ Terms = tuple[float | None, float]
 """Seconds for which it is fresh, and for which it is kept beyond that."""
 _MAX_ERROR = 1024 * 1024  # bytes
 _wall = time.time
+_shown = reprlib.Repr()  # for errors whose own repr may fail
+_shown.maxother = 200
 
 
 def value_terms(
@@ -44,7 +47,9 @@ def value_terms(
         except Exception as error:  # noqa: BLE001 - the tool has its answer; a failing function only means "do not keep it"
             landed.refused = "ttl_failed"
             view.count(tool.resource, "unstorable", reason="ttl_failed")
-            what = f"returned {error.value!r}" if isinstance(error, ConfigurationError) else f"raised {error!r}"
+            what = (
+                f"returned {error.value!r}" if isinstance(error, ConfigurationError) else f"raised {_shown.repr(error)}"
+            )
             text = "%s: the function given as ttl %s; such results are not stored. Let it return seconds, a timedelta or None"
             settings.notices.once((tool.identity, "ttl"), text, tool.name, what)
             return None

@@ -26,6 +26,7 @@ from agent_cache.context import Home, View
 from agent_cache.decorators import _read, _stand_in
 from agent_cache.engine.by_hand import entry_by_hand, move_line, peek_line, put_line
 from agent_cache.engine.calls import ReadCall, backend_for, prepare_read
+from agent_cache.engine.dependencies import as_declared
 from agent_cache.engine.drivers import Line, drive
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import ConfigurationError
@@ -284,6 +285,7 @@ class AsyncCache:
         call = prepare_read(tool, view, values)
         if not isinstance(call, ReadCall):  # configure(mode="off"): nothing is kept, what was there is dropped
             return self._acts.do(at, backend, tags, lambda: move_line(tool, view, backend, tags))
+        call = as_declared(call, view, tool.shape.hot_key(values))
         if isinstance(backend.sync, MemoryStore):
             return self._set_here(backend, call, tags, stored)
         return self._acts.do(at, backend, tags, lambda: put_line(tool, view, call, tags, stored))

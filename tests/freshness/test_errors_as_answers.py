@@ -117,6 +117,31 @@ async def test_what_cannot_be_kept_faithfully_is_refused_and_counted(memory: Sto
     assert get_metrics()["unstorable"] == 2
 
 
+class UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+    __str__ = __repr__
+
+
+async def test_an_error_that_cannot_even_be_shown_passes_through(memory: Store) -> None:
+    @AgentCache("cart", cache_errors={UnspeakableError: 30})
+    async def get_cart() -> None:
+        raise UnspeakableError
+
+    def ttl(_result: object) -> float:
+        raise UnspeakableError
+
+    @AgentCache("cart", ttl=ttl)
+    async def get_other() -> int:
+        return 1
+
+    for _ in range(2):
+        with pytest.raises(UnspeakableError):
+            await get_cart()
+        assert await get_other() == 1
+
+
 async def test_a_listed_error_is_an_answer_and_no_reason_for_a_stale_one(store: Store, source: Source) -> None:
     @AgentCache("user:{user}", ttl=10, stale_if_error=100, cache_errors={NotFound: 30})
     async def get_user(user: str) -> list[int]:

@@ -103,3 +103,47 @@ async def test_a_tool_inside_a_batch_loader(backend: Any) -> None:
     runs[0] = 0
     assert await all_prices() == [4, 8, 12]
     assert runs[0] == 0
+
+
+async def test_what_is_set_by_hand_depends_on_nothing_else(backend: Any) -> None:
+    """And is found by those who have not loaded that key themselves."""
+    cache, rate = AsyncCache(backend=backend, namespace="keys"), [1]
+
+    @AgentCache("rates")
+    async def get_rate() -> int:
+        return rate[0]
+
+    @AgentCacheInvalidator("rates")
+    async def set_rate() -> None:
+        rate[0] += 1
+
+    assert await twice(cache.get, "k", get_rate) == 1
+    await cache.set("k", 77)
+    learned = dict(REMEMBERED)
+    REMEMBERED.clear()
+    other = AsyncCache(backend=backend, namespace="keys")
+    assert await other.get("k") == 77
+    REMEMBERED.update(learned)
+    await set_rate()
+    assert await twice(cache.get, "k") == 77
+
+
+async def test_a_load_under_way_does_not_hide_what_is_set_by_hand(backend: Any) -> None:
+    cache, began, go = AsyncCache(backend=backend, namespace="keys"), asyncio.Event(), asyncio.Event()
+
+    @AgentCache("rates")
+    async def get_rate() -> int:
+        return 1
+
+    async def load() -> int:
+        found: int = await get_rate()
+        began.set()
+        await go.wait()
+        return found
+
+    loading = asyncio.create_task(cache.get("k", load))
+    await began.wait()
+    await cache.set("k", 77)
+    go.set()
+    assert await loading == 1
+    assert await cache.get("k") == 77
