@@ -71,13 +71,13 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             rule=tool.policy.loop,
         )
     try:
+        outer = loading.get()
+        if outer is not None:  # before anything is answered, an answer in place of a loop too
+            yield from noted(outer, call, tool)
         if watch is not None and watch.event is not None:
             stopped = yield from _looped(tool, view, watch, call)
             if stopped is not None:
                 return stopped
-        outer = loading.get()
-        if outer is not None:
-            yield from noted(outer, call, tool)
         if isinstance(call, ReadCall):
             answer, report = yield from _cached(tool, view, values, call, watch, hot, loads)
         else:

@@ -410,6 +410,33 @@ async def test_a_value_forges_no_path(backend: Any) -> None:
     assert runs == 2
 
 
+async def test_an_answer_in_place_of_a_loop_is_one_the_load_depends_on() -> None:
+    REMEMBERED.clear()
+    configure(backend=MemoryBackend())
+    data = [1]
+
+    @AgentCache("prices")
+    async def price() -> int:
+        return data[0]
+
+    @AgentCache("offers:{number}")
+    async def offer(number: int) -> int:
+        await asyncio.sleep(0)
+        return await price()
+
+    @AgentCacheInvalidator("prices")
+    async def change() -> None:
+        data[0] += 1
+
+    async with AgentCacheSession(max_tool_repeats=3, max_execution_depth=100, on_loop="short_circuit"):
+        for number in range(12):
+            await asyncio.sleep(0)
+            assert await offer(number) == 1
+        assert get_metrics()["loop_detections"]
+    await change()
+    assert [await offer(number) for number in range(12)] == [2] * 12
+
+
 # -- on different backends -------------------------------------------------------------------------------------------------
 
 
