@@ -11,7 +11,7 @@ from agent_cache.pages.document import document
 from agent_cache.pages.events import drops, loops
 from agent_cache.pages.markup import Content, Html, el, name
 from agent_cache.pages.times import over_time
-from agent_cache.pages.words import count, duration, money, percent, plural, when
+from agent_cache.pages.words import compact, count, duration, money, percent, plural, when
 
 __all__ = ["report_page"]
 
@@ -114,7 +114,7 @@ def _ages(ids: Ids, data: ReportData) -> Content:
     columns = [Column("Tool", "name"), *(Column(label) for label in _AGES), Column("Oldest")]
     known.sort(key=lambda pair: (-sum(pair[1].counts), pair[0]))
     rows = [[name(tool), *map(count, ages.counts), duration(ages.oldest)] for tool, ages in known[:MAX_ROWS]]
-    chart = bar_chart(ids, "Answers served, by their age", _SHORT_AGES, sums, Scale(count, count))
+    chart = bar_chart(ids, "Answers served, by their age", _SHORT_AGES, sums, Scale(count, compact))
     caption = el(
         "figcaption", None, "All tools: answers served from the cache, by how long ago they were loaded (up to …)"
     )

@@ -6,7 +6,17 @@ from agent_cache.pages.blocks import Column, Ids, table
 from agent_cache.pages.charts import Scale, bar_chart, line_chart
 from agent_cache.pages.data import Figures, ReportData, Slice, ToolSeries
 from agent_cache.pages.markup import Content, Html, el, name, plain
-from agent_cache.pages.words import brief_duration, count, duration, moment, money, percent, plural, short_moment
+from agent_cache.pages.words import (
+    brief_duration,
+    compact,
+    count,
+    duration,
+    moment,
+    money,
+    percent,
+    plural,
+    short_moment,
+)
 
 __all__ = ["over_time"]
 
@@ -14,7 +24,7 @@ MAX_CARDS = 12
 _DAY = 86_400
 _SHARES = Scale(percent, lambda share: f"{share * 100:.0f}%")
 _SECONDS = Scale(duration, brief_duration)
-_MONEY = Scale(lambda amount: money(amount, ""), lambda amount: money(amount, ""))
+_MONEY = Scale(lambda amount: money(amount, ""), compact)
 
 
 def over_time(ids: Ids, data: ReportData) -> Content:

@@ -7,7 +7,18 @@ from datetime import UTC, datetime
 
 from agent_cache.pages.markup import Html, el
 
-__all__ = ["brief_duration", "count", "duration", "moment", "money", "percent", "plural", "short_moment", "when"]
+__all__ = [
+    "brief_duration",
+    "compact",
+    "count",
+    "duration",
+    "moment",
+    "money",
+    "percent",
+    "plural",
+    "short_moment",
+    "when",
+]
 
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
@@ -48,11 +59,22 @@ def duration(seconds: float | None) -> str:
 
 
 def brief_duration(seconds: float) -> str:
-    """For the side of a chart: ``1.5 h``."""
+    """Where there is little room: ``1.5 h``, ``59 s``."""
     for size, unit in _UNITS:
         if seconds >= size:
-            return f"{seconds / size:.{2 if seconds / size < 99 else 4}g} {unit}"
-    return duration(seconds)
+            return f"{compact(seconds / size)} {unit}"
+    if 0 < seconds < 0.0995:
+        return f"{compact(seconds * 1000)} ms"
+    return f"{compact(seconds)} s"
+
+
+def compact(number: float) -> str:
+    """Two or three digits: ``0.051``, ``4.6``, ``123``, ``46k``."""
+    for least, size, unit in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if number >= least:
+            scaled = number / size
+            return f"{scaled:.0f}{unit}" if scaled >= 99 else f"{scaled:.2g}{unit}"
+    return f"{number:,.0f}" if number >= 99 else f"{number:.2g}" if number >= 0.001 else "0" if number == 0 else "<.001"
 
 
 def money(amount: float | None, currency: str) -> str:

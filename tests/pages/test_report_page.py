@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agent_cache.pages import Figures, LoopShown, ReportData, ToolSeries, report_page
 from agent_cache.pages.style import STYLE
+from agent_cache.pages.words import brief_duration, compact
 from tests.pages.conftest import HOSTILE, Node, read_page, series
 
 EMPTY = ReportData("Nothing yet", (), ())
@@ -230,6 +231,20 @@ def test_contrast_is_enough_to_read(scheme: str) -> None:
         }.items():
             lighter, darker = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= least, (scheme, ground, name)
+
+
+@given(st.floats(0, 3e13))
+def test_what_stands_beside_a_chart_has_room_there(number: float) -> None:
+    assert len(compact(number)) <= 5
+    assert len(brief_duration(min(number, 1e8))) <= 8
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (0.000511, "0.51 ms"), (0.05, "50 ms"), (0.5, "0.5 s"), (59.1, "59 s"), (90, "1.5 min"), (5400, "1.5 h"), (8.64e6, "100 d")],
+)  # fmt: skip
+def test_brief_durations(seconds: float, said: str) -> None:
+    assert brief_duration(seconds) == said
 
 
 def test_hostile_marker_is_hostile() -> None:
