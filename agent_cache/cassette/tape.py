@@ -195,6 +195,7 @@ class Tape:
         self._moved: dict[Hashable, int] = {}
         self._labels: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
         self._sessions = 0
+        self._hidden: dict[str, dict[str, int]] = {}
         for call in sorted(known.calls if known is not None else (), key=lambda call: call.began):
             self._time = max(self._time, call.ended)
             if not call.nested and call.kind != "invalidate":
@@ -235,11 +236,21 @@ class Tape:
         """
         shown = {name: plain(value) for name, value in redacted(self._redact, tool, arguments).items()}
         hidden: Iterable[str] = () if callable(self._redact) else self._redact
-        who: dict[str, Any] = {name: REDACTED if name in hidden else plain(value) for name, value in identity.items()}
+        who: dict[str, Any] = {
+            name: self._pseudonym(name, plain(value)) if name in hidden else plain(value)
+            for name, value in identity.items()
+        }
         label = self._labels.get(session) if per_session and session is not None else None
         if label is not None:
             who["session"] = label
         return Asked(tool, origin, kind, codec, shown, who or None, call_key(tool, who or None, shown), paths, poll)
+
+    def _pseudonym(self, field: str, value: object) -> dict[str, Any]:
+        """What stands for a hidden field of an identity: another for each value, in the order in which they come."""
+        with self._lock:
+            known = self._hidden.setdefault(field, {})
+            number = known.setdefault(repr(value), len(known) + 1)
+        return REDACTED if number == 1 else {**REDACTED, "number": number}
 
     # -- replay --------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from agent_cache import (
+    AgentCache,
     AgentCacheSession,
     CassetteError,
     ConfigurationError,
@@ -25,6 +26,7 @@ from agent_cache import (
     watched,
 )
 from agent_cache.cassette import files, load
+from agent_cache.context import current_view
 
 Shop = Any  # what conftest.py makes
 
@@ -121,6 +123,29 @@ async def test_secret_fields_of_an_identity_are_not_in_it(shop: Shop, path: Path
         await shop.add("u", "x")
     assert "hunter2" not in path.read_text()
     assert '"who":{"tenant":"acme","key":{"$":"redacted"}}' in path.read_text()
+
+
+async def test_secret_identities_are_told_apart(path: Path) -> None:
+    """Nobody is given what was recorded for another, though neither name is in the file."""
+
+    @AgentCache("me", scope="user")
+    async def whoami() -> str:
+        session = current_view().session
+        assert session is not None
+        return f"name {len(str(session.identity['user']))}"
+
+    async def ask(*users: str) -> list[str]:
+        found: list[str] = []
+        for user in users:
+            async with AgentCacheSession(identity={"user": user}):
+                found.append(await whoami())
+        return found
+
+    async with AgentCacheSession(record=path, redact="user"):
+        assert await ask("al", "bob", "al") == ["name 2", "name 3", "name 2"]
+    assert "bob" not in path.read_text()
+    async with AgentCacheSession(replay=path, redact="user"):
+        assert await ask("al", "al", "bob") == ["name 2", "name 2", "name 3"]
 
 
 async def test_a_redact_that_fails_lets_nothing_run(path: Path) -> None:
