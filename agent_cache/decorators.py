@@ -243,6 +243,7 @@ class AgentCache:
             backend=self._backend,
             loop=self._loop,
             freshness=self._freshness,
+            by_hand=home is not None,
             verify=self._verify,
         )
         if policy.verify:

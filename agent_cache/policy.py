@@ -45,6 +45,8 @@ class ReadPolicy:
     loop: ToolRule
     freshness: Freshness | None = None
     """What is asked for beyond a plain ttl."""
+    by_hand: bool = False
+    """Its answers are dropped by hand too, and then on their own backend only."""
     verify: float | None = None
     """The part of its hits to verify; None: what is configured."""
     fixed_paths: tuple[Path, ...] | None = field(init=False, repr=False, compare=False)

@@ -150,6 +150,9 @@ def noted(notes: Noting, call: ReadCall | Bypass, tool: ReadTool) -> Line[None]:
             load.refuse(why)
             continue
         backend = load.call.backend
+        if tool.policy.by_hand and call.backend is not backend:
+            load.refuse("other_backend")
+            continue
         lacking = load.lacks(call.tags)
         if lacking:
             part = Part(backend, lacking)

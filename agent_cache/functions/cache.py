@@ -395,6 +395,7 @@ def _as_tool(
         cost=0.0,
         backend=backend,
         loop=ToolRule(),
+        by_hand=True,
         verify=0.0,  # a value may have been set by hand, and a loader need not be there any more
     )
     scopes_of_reads.add(policy)

@@ -14,7 +14,9 @@ from agent_cache import (
     AsyncCache,
     AsyncLRU,
     AsyncLRUInvalidator,
+    MemoryBackend,
     configure,
+    get_metrics,
 )
 from agent_cache.engine.calls import REMEMBERED
 from tests.functions.conftest import KINDS
@@ -147,3 +149,26 @@ async def test_a_load_under_way_does_not_hide_what_is_set_by_hand(backend: Any) 
     go.set()
     assert await loading == 1
     assert await cache.get("k") == 77
+
+
+async def test_what_is_kept_on_another_backend_keeps_a_tool_s_answer_from_being_kept() -> None:
+    """What is done to it by hand reaches its own backend only."""
+    REMEMBERED.clear()
+    cache, data = AsyncCache(backend=MemoryBackend(), namespace="keys"), [1]
+
+    @AsyncLRU()
+    async def get_user() -> int:
+        return data[0]
+
+    @AgentCache("page", backend=MemoryBackend())
+    async def page() -> tuple[int, int | None]:
+        return await get_user(), await cache.get("k")
+
+    await cache.set("k", 1)
+    assert await twice(page) == (1, 1)
+    await cache.set("k", 2)
+    assert await twice(page) == (1, 2)
+    data[0] = 2
+    await get_user.clear_cache()
+    assert await page() == (2, 2)
+    assert get_metrics()["reasons"]["other_backend"]
