@@ -17,7 +17,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -108,15 +108,18 @@ class Entry:
     """A stored value with the snapshot it was loaded under."""
 
     __slots__ = (
-        "arguments", "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "origin", "since", "stamp",
-        "stored", "visited",
+        "base", "chain", "created", "dead", "deadline", "group", "home", "key", "load_seconds", "since", "stored", "visited",
     )  # fmt: skip
 
     stored: Stored
     deadline: float
     share: Share | None = None  # of the class: only entries of stores with quotas have one, and a slot for it
     cost: float = 0.0  # of the class, like share: only where somebody weighs it
-    grace: float = 0.0  # seconds for which it is kept beyond its deadline; of the class, like share
+    # What few entries have is of the class too, and has a slot in those that have any of it:
+    grace: float = 0.0  # seconds for which it is kept beyond its deadline
+    stamp: Hashable = None  # what a near copy is revalidated by
+    arguments: str = ""  # for people
+    origin: tuple[str, str] | None = None  # namespace and bucket, where the key tells neither
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
         self.home = home
@@ -129,14 +132,6 @@ class Entry:
         self.load_seconds = new.load_seconds
         self.group = new.group
         self.chain = new.chain
-        self.stamp = new.stamp
-        self.arguments = new.arguments
-        self.origin: tuple[str, str] | None = None
-        if new.digest is not new.key and token.own and new.chain[:1] != _SESSION:
-            self.origin = (
-                new.namespace,
-                token.own[0][2][1],
-            )  # the key tells neither; what dies with a session never moves
         self.visited = False
         self.dead = False
 
@@ -147,13 +142,16 @@ class Entry:
 
 
 class LastingEntry(Entry):
-    """One that is kept beyond its freshness."""
+    """One that has more to it: kept beyond its freshness, a near copy, or fit to be moved though its key tells nothing."""
 
-    __slots__ = ("grace",)
+    __slots__ = ("arguments", "grace", "origin", "stamp")
 
     def __init__(self, home: MemoryStore, token: Token, new: NewEntry, now: float) -> None:
         super().__init__(home, token, new, now)
         self.grace = new.grace
+        self.stamp = new.stamp
+        self.arguments = new.arguments
+        self.origin = (new.namespace, token.own[0][2][1]) if _is_moved_by_origin(token, new) else None
 
 
 class SharedEntry(LastingEntry):
@@ -165,6 +163,16 @@ class SharedEntry(LastingEntry):
         super().__init__(home, token, new, now)
         self.share = home._shares.get(new.namespace)
         self.cost = new.cost
+
+
+def _is_moved_by_origin(token: Token, new: NewEntry) -> bool:
+    """Whether its key tells neither namespace nor bucket. What dies with a session never moves."""
+    return new.digest is not new.key and bool(token.own) and new.chain[:1] != _SESSION
+
+
+def _has_more(token: Token, new: NewEntry) -> bool:
+    """Whether an entry needs the slots of :class:`LastingEntry`."""
+    return bool(new.grace or new.arguments) or new.stamp is not None or _is_moved_by_origin(token, new)
 
 
 Stamp = tuple[tuple[int, ...], tuple[TagRecord, ...], int]
@@ -344,7 +352,7 @@ class MemoryStore(MovableBlocking):
                 return False
             if entry.stored.size > self.max_entry_bytes:
                 refuse_larger(entry.stored.size, self.max_entry_bytes)
-            kind = self._lasting_type if entry.grace else self._entry_type
+            kind = self._lasting_type if _has_more(mine, entry) else self._entry_type
             if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
                 raise UnstorableResultError("too_large", text)
