@@ -477,7 +477,8 @@ class MemoryStore(MovableBlocking):
         """Whether it depends on what its asker does: one that was moved here may be from when the tool read something else."""
         if not isinstance(tags, CallTags) or entry.base.tags is tags.shared:
             return True
-        return entry.base.records == self._records_of(tags.shared.tags)
+        asked = tags if entry.base.tags is None else tags.shared.tags  # plain tags: the call's own are among them
+        return entry.base.records == self._records_of(asked)
 
     def _holds(self, base: Snapshot) -> bool:
         generation = self.generation  # before anything is compared: a collected coroutine may move tags in between
