@@ -33,6 +33,7 @@ FLIGHT = "flight.py"
 TAGS = "tags.py"
 LOADS = "engine/loads.py"
 READS = "engine/reads.py"
+ASKING = "engine/asking.py"
 OUTBOX = "engine/outbox.py"
 EFFECTS = "engine/effects.py"
 WRITES = "engine/writes.py"
@@ -156,8 +157,8 @@ MUTANTS = [
     mutant(
         "one attempt to begin is all that is closed",
         BACKEND,
-        'marks = b"".join(window.nonces[group.slot])',
-        "marks = window.nonces[group.slot][-1]",
+        'beside), b"".join(window.nonces[group.slot])',
+        "beside), window.nonces[group.slot][-1]",
         RULES,
         "carried_out_unheard",
     ),
@@ -311,7 +312,7 @@ MUTANTS = [
     mutant(
         "no lead at all",
         LOADS,
-        "    if call is not None and token is not None and is_leading(call.backend):\n",
+        "    if call is not None and token is not None and not alone and is_leading(call.backend):\n",
         "    if False:\n",
         LEADS,
         "hundred_callers or of_its_own",
@@ -320,16 +321,16 @@ MUTANTS = [
     mutant(
         "near tier without local generations",
         TIERED,
-        "self._store.fill(snapshot, new)",
-        "self._store.fill(self._store.token(self._near_tags(tags)), new)",
+        "self._keep_near(snapshot, new)",
+        "self._keep_near(self._store.token(self._near_tags(tags)), new)",
         BACKPLANE,
         "fetched_while",
     ),
     mutant(
         "own loads near without local generations",
         TIERED,
-        "                mine.near, replace(",
-        "                type(mine.near)(type(mine.near.base)(mine.near.base.records, mine.near.base.epoch), (), 0, 0, 0), replace(",
+        "                mine.near,\n",
+        "                type(mine.near)(type(mine.near.base)(mine.near.base.records, mine.near.base.epoch, mine.near.base.tags), (), 0, 0, 0),\n",
         BACKPLANE,
         "loaded_while",
     ),
@@ -499,9 +500,7 @@ MUTANTS = [
         "        except ZeroDivisionError:\n            raise  #",
         CANCELLED,
     ),
-    mutant(
-        "windows are left open", WRITES, "                backend.abandon(window)", "                pass", CANCELLED
-    ),
+    mutant("windows are left open", WRITES, "            backend.abandon(window)", "            pass", CANCELLED),
     mutant(
         "a late renewal leaves its marker",
         BACKEND,
@@ -593,7 +592,7 @@ MUTANTS = [
     ),
     mutant(
         "reads while something is owed",
-        READS,
+        ASKING,
         "if OUTBOX and (owed :=",
         "if not OUTBOX and (owed :=",
         DEBTS,

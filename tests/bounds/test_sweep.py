@@ -375,14 +375,14 @@ async def test_memory_is_flat_under_churn(how: dict[str, Any], clock: FakeClock,
                 clock.advance(1)
                 sweeper.step()
 
-    await churn(range(400))
+    await churn(range(800))
     gc.collect()
     tracemalloc.start()
     try:
-        await churn(range(400, 700))
+        await churn(range(800, 1_200))
         gc.collect()
         some = tracemalloc.get_traced_memory()[0]
-        await churn(range(700, 1_600))
+        await churn(range(1_200, 2_200))
         gc.collect()
         more = tracemalloc.get_traced_memory()[0]
     finally:

@@ -87,7 +87,7 @@ def test_token_check_at_fill_where_the_entry_gets_the_stamp_of_the_fill(monkeypa
     """A plain fenceless fill: whatever comes is stored as current."""
 
     def accepts(self: MemoryStore, token: memory.Token, now: float) -> bool:
-        token.base = memory.Snapshot(token.base.records, token.base.epoch)
+        token.base = memory.Snapshot(token.base.records, token.base.epoch, token.base.tags)
         return True
 
     monkeypatch.setattr(MemoryStore, "_accepts", accepts)

@@ -70,6 +70,21 @@ async def test_a_lead_is_given_back_by_its_fill_stored_or_refused(server: RedisS
         assert not one._backend._keeper._kept
 
 
+async def test_a_load_from_before_a_write_holds_up_nobody_after_it(server: RedisServer, process: Process) -> None:
+    one, two = process(), process()
+    before = await one.token()
+    old = await lead(one, before)
+    await two.move()
+    token = await two.token()
+    new = await lead(two, token)
+    assert not isinstance(new, Taken), "the older load can store nothing any more"
+    assert not await one._backend.fill(before, entry("old", old))
+    assert len(leads(server)) == 1, "each gives back its own"
+    assert await two._backend.fill(token, entry("new", new))
+    assert leads(server) == []
+    await one.expect_value("new")
+
+
 async def test_a_dead_leader_is_followed_by_another_after_its_lease(process: Process) -> None:
     one, two = process(), process(lead_lease=3)
     token = await one.token()

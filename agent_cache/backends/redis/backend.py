@@ -425,16 +425,18 @@ class RedisBackend(KeyValueSurface, Movable):
         return bool(filled.values[0] == 1)
 
     def _filling(self, token: Token, group: Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
-        names, who = self._names, lead.who if lead is not None else b""
-        keys = (names.entry(group.slot, key), names.lead(group.slot, key), *group.keys)
+        names, who, expected = self._names, lead.who if lead is not None else b"", token.expected(group)
+        held = lead.key if lead is not None else names.lead(group.slot, key, expected)
+        keys = (names.entry(group.slot, key), held, *group.keys)
         px = max(1, round(ttl * 1000))
-        return (scripts.FILL, len(keys), *keys, self._skew_ms, self._keep_ms, who, token.expected(group), blob, px)
+        return (scripts.FILL, len(keys), *keys, self._skew_ms, self._keep_ms, who, expected, blob, px)
 
     async def lead(self, key: bytes, tags: Sequence[Tag], token: TokenProtocol) -> Lead | Taken:
         """Become the one process that loads; the lease is renewed until the fill, or :meth:`release`."""
         mine = cast(Token, token)
         slot, home = mine.plan.home, mine.plan.at_home
-        lead = Lead(slot, self._names.lead(slot, key), nonce(), self._lead_lease / 3)
+        expected = mine.expected(home)
+        lead = Lead(slot, self._names.lead(slot, key, expected), nonce(), self._lead_lease / 3)
         keys = (self._names.entry(slot, key), lead.key, *home.keys)
         lease = round(self._lead_lease * 1000)
         script = (scripts.LEAD, len(keys), *keys, self._skew_ms, self._keep_ms, lead.who, lease)
@@ -444,7 +446,7 @@ class RedisBackend(KeyValueSurface, Movable):
                 [
                     (
                         *script,
-                        mine.expected(home),
+                        expected,
                         b"" if mine.replaces else mine.stamp,
                         b"" if mine.left_ms is None else mine.left_ms,
                     )

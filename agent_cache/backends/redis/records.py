@@ -265,8 +265,10 @@ class Names:
     def entry(self, slot: bytes, key: bytes) -> bytes:
         return b"%s{%s}e:%s" % (self.prefix, slot, key.hex().encode())
 
-    def lead(self, slot: bytes, key: bytes) -> bytes:
-        return b"%s{%s}l:%s" % (self.prefix, slot, key.hex().encode())
+    def lead(self, slot: bytes, key: bytes, token: bytes) -> bytes:
+        """A lead is on a key under a token: a load from before a write holds up nobody who comes after it."""
+        under = hashlib.blake2b(token, digest_size=8).hexdigest()
+        return b"%s{%s}l:%s:%s" % (self.prefix, slot, key.hex().encode(), under.encode())
 
     def value(self, key: str) -> bytes:
         return self.prefix + b"kv:" + key.encode("utf-8", "surrogatepass")
