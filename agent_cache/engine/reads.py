@@ -24,7 +24,7 @@ from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Mov
 from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle, writes_so_far
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
-from agent_cache.engine.outbox import WRITES
+from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.shadow import shadow_read
 from agent_cache.engine.stale import Limits, after_load, before_load, early_by, flown_within, refresh_early, timed_out
 from agent_cache.engine.taped import taped_read
@@ -105,8 +105,9 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if event.kind not in ("depth", "error") and watch.track.last is not None:
         stamp = watch.track.stamp
         if isinstance(call, ReadCall):
+            owed = bool(OUTBOX and OUTBOX.owed_to(call.backend))  # then what it answers may be from before a write
             found = yield Ask(call, tool.codec)
-            written = isinstance(found, Blocked)
+            written = owed or isinstance(found, Blocked)
             if isinstance(found, Missing):
                 written = call.depends_on(found.token.stamp) != stamp
             if isinstance(found, Found):

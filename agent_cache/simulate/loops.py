@@ -9,12 +9,13 @@ from agent_cache.engine.guard import call_key, failure, kinship, returned, shown
 from agent_cache.loops import LoopDetector, LoopPolicy, ToolRule
 from agent_cache.model import LoopEvent
 from agent_cache.simulate.tally import LoopFound, Report
-from agent_cache.simulate.traffic import Call
+from agent_cache.simulate.traffic import Call, hashed
 
 __all__ = ["LoopWatch"]
 
-_MAX_OPEN = 128
+_MAX_OPEN = 256
 _MAX_FOUND = 1_000
+_MAX_LEFT = 100_000
 _MAX_STEPS = 1 << 40  # the budget of calls is the user's own affair: it says nothing about a loop
 
 
@@ -33,7 +34,9 @@ class LoopWatch:
         self._report = report
         self._policy = LoopPolicy(max_tool_repeats=max_tool_repeats, max_execution_depth=_MAX_STEPS)
         self._open: OrderedDict[str, _Watched] = OrderedDict()
+        self._left: set[int] = set()
         self.given_up = 0
+        """Sessions that went on after they had been given up: what they had done before is not known any more."""
 
     def call(self, call: Call, *, write: bool, poll: bool) -> None:
         """A call with its answer; where the answer is not known, nothing can be said of it."""
@@ -78,9 +81,14 @@ class LoopWatch:
         watched = self._open.get(name)
         if watched is None:
             watched = self._open[name] = _Watched(LoopDetector(self._policy))
-            if len(self._open) > _MAX_OPEN:
+            if hashed(name) in self._left:
+                self._left.discard(hashed(name))
                 self.given_up += 1
-                self._close(*self._open.popitem(last=False))
+            if len(self._open) > _MAX_OPEN:
+                oldest, given_up = self._open.popitem(last=False)
+                if len(self._left) < _MAX_LEFT:
+                    self._left.add(hashed(oldest))
+                self._close(oldest, given_up)
         else:
             self._open.move_to_end(name)
         return watched

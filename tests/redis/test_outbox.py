@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, configure, get_metrics
+from agent_cache import (
+    AgentCache,
+    AgentCacheInvalidator,
+    AgentCacheSession,
+    BackendError,
+    configure,
+    get_metrics,
+)
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.wire import WireDownError
 from agent_cache.engine import outbox
@@ -73,6 +80,31 @@ async def test_a_write_while_redis_is_away_is_known_to_others_when_it_is_back_th
     await eventually(lambda: not OUTBOX, "the courier delivers")
     await there.expect_missing("stale")
     assert not await there.fill(token, "old")
+
+
+async def test_while_something_is_owed_a_repeat_is_not_answered_from_memory(
+    process: Process, cut_off: Callable[[Any], None]
+) -> None:
+    backend = process()._backend
+    backend._patience = 0.0
+    value = "old"
+
+    @AgentCache("cart:{user}", backend=backend)
+    async def get_cart(user: int) -> str:
+        return value
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put_cart(user: int) -> None:
+        nonlocal value
+        value = "new"
+
+    async with AgentCacheSession(max_tool_repeats=2, on_loop="short_circuit"):
+        for _ in range(2):
+            assert await get_cart(42) == "old"
+        cut_off(backend)
+        await put_cart(42)
+        assert await get_cart(42) == "new"
+        cut_off(None)
 
 
 async def test_while_something_is_owed_reads_here_run_the_tool_and_keep_nothing(

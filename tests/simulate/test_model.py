@@ -120,6 +120,13 @@ def test_loops_are_found_at_the_step_the_detector_says(tmp_path: Path) -> None:
     assert not _run(tmp_path, at_once).loops
 
 
+def test_only_sessions_that_come_back_are_said_to_be_interleaved_too_widely(tmp_path: Path) -> None:
+    ended = [_call("get_user", {"id": n}, "x", f"s{n}") for n in range(400)]
+    assert not any("interleaved" in note for note in _run(tmp_path, ended).notes)
+    again = [*ended, _call("get_user", {"id": 1}, "x", "s1")]
+    assert any("1 sessions were interleaved" in note for note in _run(tmp_path, again).notes)
+
+
 def test_past_the_limit_figures_are_estimates_and_say_so(tmp_path: Path) -> None:
     rng = random.Random(7)
     lines = [_call("get_user", {"id": rng.randrange(3_000)}, "same", f"s{n}") for n in range(9_000)]
