@@ -83,7 +83,7 @@ async def test_a_write_while_redis_is_away_is_known_to_others_when_it_is_back_th
 
 
 async def test_while_something_is_owed_a_repeat_is_not_answered_from_memory(
-    process: Process, cut_off: Callable[[Any], None]
+    process: Process, cut_off: Callable[[Any], None], eventually: Eventually
 ) -> None:
     backend = process()._backend
     backend._patience = 0.0
@@ -105,6 +105,7 @@ async def test_while_something_is_owed_a_repeat_is_not_answered_from_memory(
         await put_cart(42)
         assert await get_cart(42) == "new"
         cut_off(None)
+    await eventually(lambda: not OUTBOX, "the courier delivers")
 
 
 async def test_while_something_is_owed_reads_here_run_the_tool_and_keep_nothing(
