@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from agent_cache.audit import NarrowWrite, Seen, narrow_writes
 from agent_cache.locks import renewed_after_fork
+from agent_cache.loops.outcomes import shortened
 
 __all__ = ["ShadowLog", "ShadowReport"]
 
@@ -119,4 +120,4 @@ def _short(value: Any) -> str:
         text = repr(value)
     except Exception as error:  # noqa: BLE001 - somebody's __repr__; the text is for people
         text = f"<{type(value).__name__}: {type(error).__name__}>"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return shortened(text, _SHOWN)

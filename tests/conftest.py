@@ -6,6 +6,7 @@ prefix of its own); tests that break a server start their own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator
@@ -24,6 +25,16 @@ settings.register_profile(
     "soak", deadline=None, derandomize=False, max_examples=5_000, suppress_health_check=_slow_is_fine, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def own_loop() -> Iterator[None]:
+    """run_sync runs on the thread's event loop, makes one if there is none, and leaves it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture

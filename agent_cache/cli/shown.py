@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from agent_cache.pages.words import brief_duration
+from agent_cache.pages.words import brief_duration, plural
 
 __all__ = [
     "age",
@@ -66,7 +66,7 @@ def is_narrow() -> bool:
 
 
 def entries_said(many: int) -> str:
-    return f"{many:,} {'entry' if many == 1 else 'entries'}"
+    return plural(many, "entry", "entries")
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]], *, styles: Sequence[str] = ()) -> Table:

@@ -77,7 +77,7 @@ async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer 
     under_way = loads.get(key) if key is not None else None
     if under_way is None or under_way.flight.left_alone or under_way.generation is not _generation(under_way.backend):
         return None
-    if OUTBOX and OUTBOX.owed_to(under_way.backend):  # it does not know of everything that was written
+    if OUTBOX.owes(under_way.backend):
         return None
     landed = await join(under_way.flight)
     if landed is None:

@@ -25,6 +25,9 @@ _EVERYTHING: tuple[Tag, ...] = (("all", (), ()),)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds between deliveries that failed
 
 
+_NOTHING: tuple[None, dict[Tag, object]] = (None, {})
+
+
 class Outbox:
     """What is owed to each backend. Past 10,000 tags it becomes "everything"."""
 
@@ -57,6 +60,11 @@ class Outbox:
     def has_courier(backend: Backend) -> bool:
         """Whether what this backend is owed is delivered by our thread, and not by whoever reads next."""
         return is_leading(backend)
+
+    def owes(self, backend: Backend) -> bool:
+        """Whether a backend does not know of everything that was written: what it has may be from before."""
+        _, owed = self._owed.get(id(backend), _NOTHING)
+        return bool(owed)
 
     def owed_to(self, backend: Backend) -> dict[Tag, object]:
         """The tags a backend is owed, each with the debt that :meth:`delivered` settles."""

@@ -105,7 +105,7 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if event.kind not in ("depth", "error") and watch.track.last is not None:
         stamp = watch.track.stamp
         if isinstance(call, ReadCall):
-            owed = bool(OUTBOX and OUTBOX.owed_to(call.backend))  # then what it answers may be from before a write
+            owed = OUTBOX.owes(call.backend)
             found = yield Ask(call, tool.codec)
             written = owed or isinstance(found, Blocked)
             if isinstance(found, Missing):

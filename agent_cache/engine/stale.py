@@ -229,7 +229,7 @@ def _instead_of(
         hidden = isinstance(error, Exception) and not isinstance(error, tuple(_never_hidden))
         if not hidden or type(error) in fresh.errors:
             return None
-    if OUTBOX and OUTBOX.owed_to(call.backend):  # it does not know of everything that was written
+    if OUTBOX.owes(call.backend):
         return None
     found: Lookup | Down = yield Ask(call, tool.codec)
     if isinstance(found, Found) and not isinstance(found.stored, Failure):  # loaded by another meanwhile

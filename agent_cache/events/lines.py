@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast, get_args
 
+from agent_cache.loops.outcomes import shortened
 from agent_cache.model import CallEvent, Event, InvalidationEvent, LoopEvent, LoopKind, Outcome, ToolCall
 
 __all__ = ["LABEL", "Lines", "Recorded", "from_line", "lost_line"]
@@ -107,7 +108,7 @@ def _says(name: str, value: object) -> bool:
 
 
 def _short(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return None if text is None else shortened(text, _LONGEST)
 
 
 def _code(reason: str | None) -> str | None:

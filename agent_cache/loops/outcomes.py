@@ -199,8 +199,8 @@ class Outcome:
             return None
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def shortened(text: str, longest: int = SHOWN) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def is_error_result(value: Any) -> bool:

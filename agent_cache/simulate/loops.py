@@ -81,8 +81,8 @@ class LoopWatch:
         watched = self._open.get(name)
         if watched is None:
             watched = self._open[name] = _Watched(LoopDetector(self._policy))
-            if hashed(name) in self._left:
-                self._left.discard(hashed(name))
+            if (known := hashed(name)) in self._left:
+                self._left.remove(known)
                 self.given_up += 1
             if len(self._open) > _MAX_OPEN:
                 oldest, given_up = self._open.popitem(last=False)

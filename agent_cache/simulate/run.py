@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_cache.audit import overlap
 from agent_cache.errors import ConfigurationError
 from agent_cache.simulate.formats import read_trace
 from agent_cache.simulate.formats.stream import Progress
@@ -196,7 +197,13 @@ class _Run:
     def _lineage(self, call: Call, paths: tuple[tuple[str, ...], ...]) -> int:
         """The writes this session has made so far to what is read, in order."""
         links = self._lineages.get(call.session, ())
-        return hashed("|".join(str(link) for written, link in links if written is None or _overlap(written, paths)))
+        return hashed(
+            "|".join(
+                str(link)
+                for written, link in links
+                if written is None or any(overlap(w, r) for w in written for r in paths)
+            )
+        )
 
     def _notes(self) -> Iterable[str]:
         if self._report.sampled < 1:
@@ -224,8 +231,3 @@ def _fresh(stored_at: float | None, call: Call, ttl: float | None) -> bool:
     if ttl is None or stored_at is None or call.at is None:
         return True
     return call.at - stored_at < ttl
-
-
-def _overlap(one: Iterable[tuple[str, ...]], other: Iterable[tuple[str, ...]]) -> bool:
-    """Whether a path of one lies on the way of a path of the other."""
-    return any(a[: len(b)] == b[: len(a)] for a in one for b in other)

@@ -20,7 +20,7 @@ from agent_cache.backends.base import Backend
 from agent_cache.clock import seconds
 from agent_cache.errors import ConfigurationError
 from agent_cache_mcp.policies import WRITES_ALL, Definition, below, is_uri, parameters_of, policy_of, uri_of
-from agent_cache_mcp.results import RequestMeta, Wire, failed, keepable, request_meta, text_of
+from agent_cache_mcp.results import RequestMeta, Wire, failed, keepable, request_meta, text_of, with_provenance
 
 __all__ = ["Answered", "Asker", "Followed", "Run", "ServerCache"]
 
@@ -61,6 +61,12 @@ class Answered:
     executed: bool
     age: float | None = None
     stale: str | None = None
+
+    @property
+    def noted(self) -> Wire:
+        """The result with the note of where it comes from."""
+        age = None if self.executed else self.age
+        return with_provenance(self.result, hit=not self.executed, age=age, stale=self.stale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from agent_cache.adapters import OneCallOnly
 from agent_cache.backends.base import Backend
 from agent_cache.errors import ConfigurationError
 from agent_cache_mcp.calls import Asker, PolicyMapping, ServerCache
-from agent_cache_mcp.results import Wire, with_provenance
+from agent_cache_mcp.results import Wire
 from agent_cache_mcp.sessions import SessionSource
 from agent_cache_mcp.watch import ServerNews, Watch
 
@@ -167,9 +167,7 @@ class CachedClient:
         answer = await self._cache.call(name, arguments, run, asker, live=live)
         if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
-        noted = with_provenance(
-            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
-        )
+        noted = answer.noted
         if made:
             return made[-1].model_copy(update={"meta": noted["_meta"]})
         return CallToolResult.model_validate(noted)

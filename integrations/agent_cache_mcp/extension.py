@@ -23,7 +23,7 @@ from agent_cache.errors import AgentLoopDetectedError, ConfigurationError  # noq
 from agent_cache.loops import OnLoop  # noqa: E402
 from agent_cache_mcp.asking import Sessions, principal_of, told  # noqa: E402
 from agent_cache_mcp.calls import Asker, PolicyMapping, ServerCache  # noqa: E402
-from agent_cache_mcp.results import Wire, loop_result, with_provenance  # noqa: E402
+from agent_cache_mcp.results import Wire, loop_result  # noqa: E402
 
 __all__ = ["AgentCacheExtension"]
 
@@ -138,9 +138,7 @@ class AgentCacheExtension(Extension):
             return CallToolResult.model_validate(loop_result(str(loop)))
         if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
             return made[-1]
-        noted = with_provenance(
-            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
-        )
+        noted = answer.noted
         if made and isinstance(made[-1], CallToolResult):
             return made[-1].model_copy(update={"meta": noted["_meta"]})
         return CallToolResult.model_validate(noted)

@@ -25,7 +25,7 @@ from agent_cache.errors import AgentLoopDetectedError  # noqa: E402
 from agent_cache.loops import OnLoop  # noqa: E402
 from agent_cache_mcp.asking import Sessions, principal_of, told  # noqa: E402
 from agent_cache_mcp.calls import Asker, PolicyMapping, ServerCache  # noqa: E402
-from agent_cache_mcp.results import Wire, loop_result, with_provenance  # noqa: E402
+from agent_cache_mcp.results import Wire, loop_result  # noqa: E402
 
 __all__ = ["AgentCacheMiddleware"]
 
@@ -136,9 +136,7 @@ class AgentCacheMiddleware(Middleware):
         if made and (answer.kind != "read" or type(made[-1]) is not ToolResult):
             result: ToolResult = made[-1]
             return result
-        noted = with_provenance(
-            answer.result, hit=not answer.executed, age=None if answer.executed else answer.age, stale=answer.stale
-        )
+        noted = answer.noted
         if made:
             result = made[-1].model_copy(update={"meta": noted["_meta"]})
             raw = result._raw_mcp_result

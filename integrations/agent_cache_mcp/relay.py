@@ -21,7 +21,7 @@ from agent_cache.errors import AgentLoopDetectedError, ConfigurationError
 from agent_cache.loops import OnLoop
 from agent_cache_mcp.asking import Sessions
 from agent_cache_mcp.calls import Answered, Asker, Run, ServerCache
-from agent_cache_mcp.results import Wire, loop_result, text_of, with_provenance
+from agent_cache_mcp.results import Wire, loop_result, text_of
 from agent_cache_mcp.upstream import HttpServer, Message, ServerGoneError, Upstream
 from agent_cache_mcp.watch import LIST_CHANGED, UPDATED, News, Watch
 
@@ -356,8 +356,7 @@ class Relay:
             return await self._reported(name, arguments, answer, run)
         if answer.kind != "read":
             return answer.result
-        age = None if answer.executed else answer.age
-        return with_provenance(answer.result, hit=not answer.executed, age=age, stale=answer.stale)
+        return answer.noted
 
     async def _reported(self, name: str, arguments: Message, answer: Answered, run: Run) -> Wire:
         """What the tool says now, whatever the cache has; and what the cache would have said, on the log."""

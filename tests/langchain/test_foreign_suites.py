@@ -86,7 +86,7 @@ WRITE = invalidating_tool(Shop().write, "order:{order_id}")
 OWN = cached_tool(OwnTool(), "text")
 
 
-class TestReadUnit(ToolsUnitTests):
+class _Read:
     @property
     def tool_constructor(self) -> StructuredTool:
         return READ
@@ -96,17 +96,7 @@ class TestReadUnit(ToolsUnitTests):
         return {"order_id": 7}
 
 
-class TestReadIntegration(ToolsIntegrationTests):
-    @property
-    def tool_constructor(self) -> StructuredTool:
-        return READ
-
-    @property
-    def tool_invoke_params_example(self) -> dict[str, Any]:
-        return {"order_id": 7}
-
-
-class TestWriteUnit(ToolsUnitTests):
+class _Write:
     @property
     def tool_constructor(self) -> StructuredTool:
         return WRITE
@@ -116,17 +106,7 @@ class TestWriteUnit(ToolsUnitTests):
         return {"order_id": 7, "status": "sent"}
 
 
-class TestWriteIntegration(ToolsIntegrationTests):
-    @property
-    def tool_constructor(self) -> StructuredTool:
-        return WRITE
-
-    @property
-    def tool_invoke_params_example(self) -> dict[str, Any]:
-        return {"order_id": 7, "status": "sent"}
-
-
-class TestOwnUnit(ToolsUnitTests):
+class _Own:
     @property
     def tool_constructor(self) -> BaseTool:
         return OWN
@@ -136,11 +116,25 @@ class TestOwnUnit(ToolsUnitTests):
         return {"text": "a"}
 
 
-class TestOwnIntegration(ToolsIntegrationTests):
-    @property
-    def tool_constructor(self) -> BaseTool:
-        return OWN
+class TestReadUnit(_Read, ToolsUnitTests):
+    pass
 
-    @property
-    def tool_invoke_params_example(self) -> dict[str, Any]:
-        return {"text": "a"}
+
+class TestReadIntegration(_Read, ToolsIntegrationTests):
+    pass
+
+
+class TestWriteUnit(_Write, ToolsUnitTests):
+    pass
+
+
+class TestWriteIntegration(_Write, ToolsIntegrationTests):
+    pass
+
+
+class TestOwnUnit(_Own, ToolsUnitTests):
+    pass
+
+
+class TestOwnIntegration(_Own, ToolsIntegrationTests):
+    pass
