@@ -334,6 +334,26 @@ async def test_a_file_that_was_closed_is_not_opened_for_it(make: Make, clock: Fa
     assert backend.sync._writer._thread is None
 
 
+def test_the_last_round_before_a_file_is_closed_asks_for_no_sweep(make: Make, sweeper: Sweeper) -> None:
+    backend = make("disk", sweep=10)
+    disk, closing = backend.sync, threading.Event()
+    real_tidy, real_stop = disk.tidy, disk._writer.stop
+
+    def tidy(db: Any, *, idle: bool) -> None:
+        assert closing.wait(30)
+        real_tidy(db, idle=idle)
+
+    def stop(patience: float) -> None:
+        closing.set()
+        real_stop(patience)
+
+    disk.tidy, disk._writer.stop = tidy, stop
+    store(backend, "short", 5)
+    disk.flush()
+    disk.close()
+    assert not sweeper._due
+
+
 # -- churn ----------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ __all__ = ["EntryStore"]
 
 log = logging.getLogger("agent_cache")
 _BATCH, _SWEEP_EVERY, _TOUCHED = 48, 10.0, 4_096
+_BEHIND = 1_024  # pending entries: then the writer thread gives way to nobody
+_LABELS, _RELEASES = 3, 2  # so many are made, or given back, before it does
 _PORTIONS = (16, 4, 1)
 _LABEL = MOST_BYTES + 16  # with a seal
 
@@ -461,7 +463,19 @@ class EntryStore(Reading):
         except OSError as error:
             log.debug("a lead ends with its lease: %s", error)
 
-    def write_batch(self, db: sqlite3.Connection, ids: Collection[bytes]) -> Callable[[], None] | None:
+    def is_behind(self) -> bool:
+        return len(self._pending.rows) > _BEHIND
+
+    def make_batch(self, ids: Collection[bytes], give_way: Callable[[], None]) -> None:
+        """Before the transaction: what can be made while nobody waits for the file."""
+        for number, row in enumerate(self._pending.batch(_BATCH, ids), 1):
+            self._label(row)
+            if not number % _LABELS:
+                give_way()
+
+    def write_batch(
+        self, db: sqlite3.Connection, ids: Collection[bytes], give_way: Callable[[], None]
+    ) -> Callable[[], None] | None:
         """One batch into the file, each entry if its token still holds."""
         rows = self._pending.batch(_BATCH, ids)
         if not rows:
@@ -474,23 +488,25 @@ class EntryStore(Reading):
             or tagrows.holds(db, row.token, now, self._boot_text)
         ]
         for row in good:
-            self._label(row)
-        self.put(db, good)
+            self._label(row)  # who came after the others were made
+        self.put(db, good, give_way)
         groups = {row.group: row.maxsize for row in good if row.maxsize is not None}
         gone = sum(room.evict_group(db, group, maxsize) for group, maxsize in groups.items())
         gone += self.make_room(db)
 
         def done() -> None:
             self._pending.done(rows)
-            for row in rows:
+            for number, row in enumerate(rows, 1):
                 if row.lead is not None:
                     self.release(row.lead)
+                if not number % _RELEASES:
+                    give_way()
             self._count("refused_fills", len(rows) - len(good))
             self._count("evictions", gone)
 
         return done
 
-    def put(self, db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    def put(self, db: sqlite3.Connection, rows: Sequence[Row], give_way: Callable[[], None] | None = None) -> None:
         """Store them, each in the place of what is there. Few statements: every one hands the interpreter over."""
         at = 0
         for many in _PORTIONS:
@@ -498,8 +514,12 @@ class EntryStore(Reading):
                 some = rows[at : at + many]
                 at += many
                 db.execute(delete_sql(many), [row.key for row in some])
+                if give_way is not None:
+                    give_way()
                 tick = self._next_tick()
                 db.execute(insert_sql(many), [value for row in some for value in row.values(tick)])
+                if give_way is not None:
+                    give_way()
 
     def make_room(self, db: sqlite3.Connection) -> int:
         over = [(quota, space) for space, quota in self._limits if room.is_over(db, quota, space)]
@@ -584,8 +604,9 @@ class EntryStore(Reading):
     def close(self, patience: float = 10.0) -> None:
         """Write what is pending and close the file. Usable again afterwards."""
         SWEEPER.forget(self)
-        self._is_swept = False
         self._writer.stop(patience)
+        SWEEPER.forget(self)  # the thread's last round may have asked for it again
+        self._is_swept = False
         self._ready = None
         self._stop_watching()
         for handle in list(self._readers):
