@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
+from time import sleep  # noqa: TID251 - for a thread that has no event loop
 from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.disk import files
@@ -25,6 +26,7 @@ log = logging.getLogger("agent_cache")
 _PATIENCE, _PAUSE, _IDLE, _LINGER = 2.0, 0.02, 5.0, 0.01
 _GROUP, _ROUNDS = 64, 5
 _OWED_EVERY = 0.5
+_TURN = 20e-6  # seconds; with what the system adds, enough for a thread to wake up
 
 
 class Job:
@@ -91,7 +93,11 @@ class Upkeep(Protocol):
     def open_file(self) -> Identity: ...
     def due_in(self) -> float | None: ...
     def renew(self) -> Job | None: ...
-    def write_batch(self, db: sqlite3.Connection, ids: Collection[bytes]) -> Callable[[], None] | None: ...
+    def is_behind(self) -> bool: ...
+    def make_batch(self, ids: Collection[bytes], give_way: Callable[[], None]) -> None: ...
+    def write_batch(
+        self, db: sqlite3.Connection, ids: Collection[bytes], give_way: Callable[[], None]
+    ) -> Callable[[], None] | None: ...
     def waiting(self, ids: Collection[bytes] = ()) -> bool: ...
     def backlog(self) -> bool: ...
     def give_up(self, error: Exception) -> None: ...
@@ -245,6 +251,7 @@ class Writer(Executor):
                 return
         if self._upkeep.waiting():
             self._flush(patient=True)
+            self._give_way()
         self._tidy(idle=False)
 
     def _plain(self, job: Job) -> None:
@@ -334,13 +341,16 @@ class Writer(Executor):
             self._mode = mode
 
     def _flush(self, *, patient: bool, ids: Collection[bytes] = ()) -> None:
-        """A batch of fills. Losing one is only a miss."""
+        """A batch of fills. Losing one is only a miss. ``patient``: nobody waits for it."""
         error: Exception | None = None
+        give_way = self._give_way if patient else _go_on
         for _ in range(_ROUNDS):
             try:
-                done = self._commit("NORMAL", lambda db: self._upkeep.write_batch(db, ids))
+                self._upkeep.make_batch(ids, give_way)
+                done = self._commit("NORMAL", lambda db: self._upkeep.write_batch(db, ids, give_way))
                 self._flush_until = None
                 if done is not None:
+                    give_way()
                     done()
                 return
             except Replaced as replaced:
@@ -364,6 +374,15 @@ class Writer(Executor):
                 break
         self._flush_until = None
         self._upkeep.give_up(files.explained(self._path, error or Replaced()) if error else Damaged())
+
+    def _give_way(self) -> None:
+        """Let other threads have the interpreter, between small pieces of work.
+
+        SQLite gives the interpreter's lock back while it works, but for so short a time that a thread which is woken finds it
+        taken again: an event loop would stand still for a whole batch, a millisecond or two. Only a sleep hands it over.
+        """
+        if not self._jobs and not self._closing and not self._upkeep.is_behind():
+            sleep(_TURN)
 
     def _damaged(self, error: Exception) -> None:
         which = self.handle.identity if self.handle is not None else None
@@ -401,3 +420,7 @@ class Writer(Executor):
         handle, self.handle = self.handle, None
         if handle is not None:
             handle.close()
+
+
+def _go_on() -> None:
+    """Somebody waits for it."""
