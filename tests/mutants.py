@@ -35,6 +35,7 @@ LOADS = "engine/loads.py"
 READS = "engine/reads.py"
 ASKING = "engine/asking.py"
 OUTBOX = "engine/outbox.py"
+COURIERS = "engine/couriers.py"
 EFFECTS = "engine/effects.py"
 WRITES = "engine/writes.py"
 LINKS = "backends/redis/links.py"
@@ -585,7 +586,7 @@ MUTANTS = [
     mutant(
         "outbox not delivered",
         OUTBOX,
-        "        if self.has_courier(backend):\n            self._send_courier()\n",
+        "        if self.has_courier(backend):\n            self.send_courier(backend)\n",
         "",
         DEBTS,
         "nobody_reads_here",
@@ -597,6 +598,23 @@ MUTANTS = [
         "if not OUTBOX and (owed :=",
         DEBTS,
         "something_is_owed",
+    ),
+    mutant("one courier for all backends", COURIERS, "MOST = 32", "MOST = 1", DEBTS, "hangs_in_a_delivery"),
+    mutant(
+        "a courier that never makes room",
+        COURIERS,
+        "if owed and (well or not self._waiting):",
+        "if owed:",
+        DEBTS,
+        "has_its_turn",
+    ),
+    mutant(
+        "a child without couriers",
+        COURIERS,
+        "known is not None and known.thread.is_alive()",
+        "known is not None",
+        DEBTS,
+        "forked_child",
     ),
     mutant("an older delivery settles all", OUTBOX, "if owed.get(tag) is debt:", "if tag in owed:", DEBTS, "older_one"),
     mutant("an outbox without an end", OUTBOX, "if len(owed) > _MAX_TAGS:", "if not owed:", DEBTS, "ten_thousand"),

@@ -19,6 +19,7 @@ def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lo
     """What the backend says; first it gets the invalidations it is owed, and until it has, it counts as down."""
     if OUTBOX and (owed := OUTBOX.owed_to(call.backend)):
         if OUTBOX.has_courier(call.backend):
+            OUTBOX.send_courier(call.backend)
             view.count(tool.resource, "backend_errors", reason="undelivered")
             return Down(BackendError("an invalidation is still to be delivered"))
         moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write")

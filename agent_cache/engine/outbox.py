@@ -1,18 +1,18 @@
 """Invalidations a backend could not take, kept until it does, and a count of this process's writes.
 
 While a backend is owed an invalidation nothing is read from it. Whoever reads next delivers; where other processes
-share the backend a thread of ours does, as soon as it is back: they must not wait for our next read, and no read of
-ours for the delivery.
+share the backend a thread of its own does (:mod:`.couriers`), as soon as it is back: they must not wait for our next
+read, no read of ours for the delivery, and no other backend for this one.
 In memory only: it is lost with the process.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Mapping
 
 from agent_cache.backends.base import Backend, is_leading
+from agent_cache.engine.couriers import Couriers
 from agent_cache.locks import renewed_after_fork
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import Tag
@@ -22,8 +22,6 @@ __all__ = ["OUTBOX", "WRITES", "LocalWrites", "Outbox"]
 log = logging.getLogger("agent_cache")
 _MAX_TAGS = 10_000
 _EVERYTHING: tuple[Tag, ...] = (("all", (), ()),)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds between deliveries that failed
-
 
 _NOTHING: tuple[None, dict[Tag, object]] = (None, {})
 
@@ -34,7 +32,7 @@ class Outbox:
     def __init__(self) -> None:
         self._lock = renewed_after_fork(self, "_lock")
         self._owed: dict[int, tuple[Backend, dict[Tag, object]]] = {}
-        self._courier: threading.Thread | None = None
+        self._couriers = Couriers(self._deliver, self.owes)
 
     def __bool__(self) -> bool:
         return bool(self._owed)
@@ -54,7 +52,7 @@ class Outbox:
         if cool is not None:  # nor what was found to be current before
             cool()
         if self.has_courier(backend):
-            self._send_courier()
+            self.send_courier(backend)
 
     @staticmethod
     def has_courier(backend: Backend) -> bool:
@@ -81,33 +79,22 @@ class Outbox:
             if not owed:
                 self._owed.pop(id(backend), None)
 
-    def _send_courier(self) -> None:
-        with self._lock:
-            if self._courier is None or not self._courier.is_alive():
-                self._courier = threading.Thread(target=self._deliver, name="agent_cache-outbox", daemon=True)
-                self._courier.start()
+    def send_courier(self, backend: Backend) -> None:
+        """See to it that a thread delivers to this backend, if none does: a forked child inherits debts, not threads."""
+        self._couriers.send(backend)
 
-    def _deliver(self) -> None:
-        """Deliver to shared backends until nothing is owed to any."""
-        pause = _FIRST_PAUSE
-        waiting = threading.Event()
-        while True:
-            with self._lock:
-                shared = [backend for backend, _ in self._owed.values() if self.has_courier(backend)]
-                if not shared:
-                    self._courier = None
-                    return
-            for backend in shared:
-                owed = self.owed_to(backend)
-                try:
-                    backend.sync.move(tuple(owed), "an earlier write")
-                except Exception as error:  # noqa: BLE001 - still away: said once when it failed first; tried again below
-                    log.debug("an invalidation is still not delivered: %r", error)
-                else:
-                    self.delivered(backend, owed)
-                    pause = _FIRST_PAUSE
-            waiting.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+    def _deliver(self, backend: Backend) -> bool:
+        """Deliver what a shared backend is owed; False: it is still away."""
+        owed = self.owed_to(backend)
+        if not owed:
+            return True
+        try:
+            backend.sync.move(tuple(owed), "an earlier write")
+        except Exception as error:  # noqa: BLE001 - said once when it failed first; it is tried again
+            log.debug("an invalidation is still not delivered: %r", error)
+            return False
+        self.delivered(backend, owed)
+        return True
 
 
 class LocalWrites:

@@ -256,7 +256,7 @@ async def test_a_write_that_is_still_owed_to_the_store_wins(
     store: Store, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was made while the store was away: the read that starts after it finds what it wrote, or the source's error."""
-    monkeypatch.setattr(OUTBOX, "_send_courier", lambda: None)
+    monkeypatch.setattr(OUTBOX, "send_courier", lambda backend: None)
     get_cart = reader(source, stale_if_error=20)
     assert await get_cart("u1") == [1]
     await store.advance(15)

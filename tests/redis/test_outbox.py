@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from agent_cache import (
 )
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.wire import WireDownError
-from agent_cache.engine import outbox
+from agent_cache.engine import couriers
 from agent_cache.engine.outbox import OUTBOX, Outbox
 from agent_cache.tags import write_tags
 
@@ -30,8 +34,8 @@ OTHERS = write_tags([("cart", "43")], ())
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.002)
-    monkeypatch.setattr(outbox, "_LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr(couriers, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(couriers, "LONGEST_PAUSE", 0.002)
 
 
 @pytest.fixture
@@ -256,6 +260,178 @@ async def test_one_backend_that_stays_away_holds_up_no_other(eventually: Eventua
     assert box.owed_to(away)
     gate.clear()
     await eventually(lambda: not box, "delivered")
+
+
+async def test_one_backend_that_hangs_in_a_delivery_holds_up_no_other(eventually: Eventually) -> None:
+    box, hanging, well = Outbox(), Shared(), Shared()
+    began, go = threading.Event(), threading.Event()
+
+    def hangs(tags: tuple[Any, ...]) -> None:
+        began.set()
+        go.wait()
+
+    hanging.moving = hangs
+    try:
+        box.owe(hanging, WRITE_CART)
+        await eventually(began.is_set, "it is being delivered")
+        box.owe(well, OTHERS)
+        await eventually(lambda: well.moved == [tuple(OTHERS)], "the other is told meanwhile")
+        await eventually(lambda: len(box._couriers) == 1, "nobody waits for what is delivered")
+        assert box.owed_to(hanging)
+    finally:
+        go.set()
+    await eventually(lambda: not box, "delivered")
+    assert hanging.moved == [tuple(WRITE_CART)]
+    await eventually(lambda: not len(box._couriers), "where nothing is owed there is no thread")
+
+
+async def test_of_more_backends_than_threads_each_has_its_turn(
+    eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "MOST", 2)
+    box, gate = Outbox(), [True]
+    away, well = [Shared() for _ in range(4)], [Shared() for _ in range(3)]
+
+    def fails(tags: tuple[Any, ...]) -> None:
+        if gate:
+            raise BackendError("away")
+
+    for backend in away:
+        backend.moving = fails
+    for backend in [*away, *well]:
+        box.owe(backend, WRITE_CART)
+        box.owe(backend, WRITE_CART)  # waits but once
+        assert len(box._couriers) <= 2
+    await eventually(lambda: all(backend.moved for backend in well), "those that are well are told")
+    assert all(map(box.owed_to, away))
+    gate.clear()
+    await eventually(lambda: not box and not len(box._couriers), "delivered")
+    assert not box._couriers._waiting
+
+
+async def test_where_no_thread_is_to_be_had_whoever_asks_next_sends_one(
+    eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, backend = Outbox(), Shared()
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "start", none_left)
+        box.owe(backend, WRITE_CART)  # the write it belongs to does not fail
+    assert box.owed_to(backend)
+    box.send_courier(backend)
+    await eventually(lambda: not box, "delivered")
+
+
+async def test_at_the_end_of_the_process_no_more_is_tried(eventually: Eventually) -> None:
+    box, away = Outbox(), Shared()
+    tries = []
+
+    def fails(tags: tuple[Any, ...]) -> None:
+        tries.append(tags)
+        raise BackendError("away")
+
+    away.moving = fails
+    box.owe(away, WRITE_CART)
+    await eventually(lambda: tries, "tried")
+    (courier,) = box._couriers._at_work.values()
+    box._couriers.stop(20)
+    assert not courier.thread.is_alive()
+    tried = len(tries)
+    box.owe(away, OTHERS)
+    assert len(tries) == tried
+    assert len(box._couriers) <= 1
+
+
+HANGS_AT_EXIT = """
+import threading
+from agent_cache.engine.outbox import Outbox
+
+began = threading.Event()
+
+class Hangs:
+    in_process = False
+    sync = property(lambda self: self)
+    def move(self, tags, writer):
+        began.set()
+        threading.Event().wait()
+    def lead(self): ...
+    def release(self): ...
+    def abandon(self): ...
+
+box = Outbox()
+box.owe(Hangs(), (("all", (), ()),))
+began.wait()
+print("ends")
+"""
+
+
+def test_a_delivery_that_hangs_does_not_keep_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS_AT_EXIT], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("ends\n", "")
+
+
+FORKED = """
+import os, sys, threading
+from agent_cache import AgentCache, DiskBackend, configure
+from agent_cache.engine.outbox import OUTBOX
+from agent_cache.errors import BackendError
+from agent_cache.tags import write_tags
+
+parent, tried = os.getpid(), threading.Event()
+backend = DiskBackend(sys.argv[1])
+configure(backend=backend)
+store, value = backend.sync, "old"
+move = store.move
+
+def only_the_child(tags, writer):
+    tried.set()
+    if os.getpid() == parent:
+        raise BackendError("away")
+    move(tags, writer)
+
+store.move = only_the_child
+
+@AgentCache("cart:{user}")
+def get_cart(user):
+    return value
+
+assert get_cart(42) == "old"
+OUTBOX.owe(backend, write_tags([("cart", "42")], ()))
+tried.wait()
+child = os.fork()
+if not child:
+    value = "new"
+    assert get_cart(42) == "new"
+    patience = threading.Event()
+    for _ in range(1000):
+        if not OUTBOX:
+            break
+        patience.wait(0.01)
+    assert not OUTBOX, "what it inherited is delivered"
+    assert get_cart(42) == "new"
+    value = "newer"
+    assert get_cart(42) == "new", "and it caches again"
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0
+assert OUTBOX.owes(backend)
+print("forked")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_delivers_what_it_inherited(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path / "cache.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "forked\n", done.stderr
 
 
 async def test_more_than_ten_thousand_tags_become_everything(eventually: Eventually) -> None:
