@@ -178,7 +178,7 @@ class AgentLoopDetectedError(AgentCacheError):
 
 
 class NoEffect(Exception):  # noqa: N818 - it reports an outcome, not a failure of ours
-    """Raise (a subclass of) this in a write tool that changed nothing.
+    """Raise (a subclass of) this in a write tool that changed nothing; a new one each time, it says so of that tool only.
 
     The cache then keeps what it had: a write declared to have had no effect is not a write.
     The exception still reaches the caller.

@@ -10,10 +10,19 @@ from agent_cache.context import View
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Event, Observer
 
-__all__ = ["Notices"]
+__all__ = ["Notices", "shown"]
 
 log = logging.getLogger("agent_cache")
 _MAX_SAID = 10_000
+
+
+def shown(value: object, most: int = 200) -> str:
+    """A user's value or error for people: its repr, shortened; what its own repr raises is nobody's business."""
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - somebody's __repr__; a call must not fail for want of a text
+        text = f"<{type(value).__name__}: {type(error).__name__} in repr>"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class Notices:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from agent_cache.clock import seconds
@@ -154,6 +155,21 @@ def checked_fraction(value: object, parameter: str) -> float:
 def checked_callable(value: object, parameter: str, example: str) -> None:
     if value is not None and not callable(value):
         raise ConfigurationError(parameter, value, f"give a function, such as {example}")
+    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - of an object
+        raise ConfigurationError(parameter, value, f"give a plain function, not a coroutine one, such as {example}")
+
+
+def decided(said: object) -> bool:
+    """What a predicate of the user's said.
+
+    Raises:
+        TypeError: an awaitable, which is always true and says nothing.
+    """
+    if isawaitable(said):
+        if iscoroutine(said):
+            said.close()
+        raise TypeError("it returned an awaitable; give a plain function")
+    return bool(said)
 
 
 class _ReadRegister:

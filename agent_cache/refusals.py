@@ -8,6 +8,7 @@ What a write window does with it is not known here.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,6 +67,33 @@ def _why_unclear(kind: type[BaseException]) -> str | None:
     return None
 
 
-def says_no_effect(error: BaseException, declared: tuple[type[Exception], ...]) -> bool:
-    """Whether this error says that nothing was changed. One that is also a time-out, or the like, does not."""
-    return isinstance(error, (NoEffect, *declared)) and not isinstance(error, _NEVER)
+def says_no_effect(error: BaseException, declared: tuple[type[Exception], ...], tool: object) -> bool:
+    """Whether this error says that ``tool`` changed nothing. One that is also a time-out, or the like, does not.
+
+    A :class:`NoEffect` that another write tool, called inside this one, has raised says so of that one only: nobody knows
+    what this one did before.
+    """
+    if isinstance(error, _NEVER):
+        return False
+    if not isinstance(error, NoEffect):
+        return isinstance(error, declared)
+    return _SAID.first_by(error, tool) is tool or isinstance(error, declared)
+
+
+class _Said:
+    """Of which tool each :class:`NoEffect` was said: the first one that it left."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, tuple[weakref.ref[NoEffect], object]] = {}
+
+    def first_by(self, error: NoEffect, tool: object) -> object:
+        """The tool it was said of; that is ``tool`` if nobody has asked before."""
+        name = id(error)
+        known = self._by_id.get(name)
+        if known is not None and known[0]() is error:
+            return known[1]
+        self._by_id[name] = weakref.ref(error, lambda _: self._by_id.pop(name, None)), tool
+        return tool
+
+
+_SAID = _Said()

@@ -90,8 +90,11 @@ class _Field:
 
 def _step_into(value: Any, step: str) -> Any:
     """``value.step`` or ``value[step]``, whichever the object has; None where it has neither."""
-    if isinstance(value, Mapping):
-        return value.get(step)
+    try:
+        if isinstance(value, Mapping):
+            return value.get(step)
+    except Exception:  # noqa: BLE001 - a mapping of somebody's own: then the segment is missing, which is safe
+        return None
     try:
         return getattr(value, step)
     except Exception:  # noqa: BLE001 - a property may raise anything: then the segment is missing, which is safe

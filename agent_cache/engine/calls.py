@@ -18,6 +18,7 @@ from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import UnkeyableArgumentError
 from agent_cache.lineage import Mark
 from agent_cache.model import CacheKey
+from agent_cache.notices import shown
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import (
     LINEAGE,
@@ -406,9 +407,9 @@ def _keys_from(tool: WriteTool, values: tuple[Any, ...]) -> list[CacheKey] | str
         found = key_fn(args, kwargs) if key_fn is not None else None
         keys = [found] if isinstance(found, CacheKey) else list(found) if isinstance(found, Iterable) else []
     except Exception as error:  # noqa: BLE001 - a write must never be lost to it: the whole resource is dropped and said so
-        return f"key_fn raised {error!r}; it drops the whole resource"
+        return f"key_fn raised {shown(error)}; it drops the whole resource"
     if not keys or not all(isinstance(k, CacheKey) for k in keys):
-        return f"key_fn returned {found!r}, not what cache_key() returns; it drops the whole resource"
+        return f"key_fn returned {shown(found)}, not what cache_key() returns; it drops the whole resource"
     return keys
 
 

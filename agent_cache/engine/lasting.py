@@ -7,7 +7,6 @@ and the validator that makes an expired answer fresh again in place of a load.
 from __future__ import annotations
 
 import hashlib
-import reprlib
 import time
 from typing import Any
 
@@ -25,6 +24,7 @@ from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import ConfigurationError, UnkeyableArgumentError, UnstorableResultError
 from agent_cache.flight import Landed
 from agent_cache.freshness import ExpiredEntry, Freshness, Validator, retry_after
+from agent_cache.notices import shown
 
 __all__ = ["Terms", "error_terms", "marked", "source_version", "still_holds", "value_terms"]
 
@@ -32,8 +32,6 @@ Terms = tuple[float | None, float]
 """Seconds for which it is fresh, and for which it is kept beyond that."""
 _MAX_ERROR = 1024 * 1024  # bytes
 _wall = time.time
-_shown = reprlib.Repr()  # for errors whose own repr may fail
-_shown.maxother = 200
 
 
 def value_terms(
@@ -48,7 +46,7 @@ def value_terms(
             landed.refused = "ttl_failed"
             view.count(tool.resource, "unstorable", reason="ttl_failed")
             what = (
-                f"returned {error.value!r}" if isinstance(error, ConfigurationError) else f"raised {_shown.repr(error)}"
+                f"returned {shown(error.value)}" if isinstance(error, ConfigurationError) else f"raised {shown(error)}"
             )
             text = "%s: the function given as ttl %s; such results are not stored. Let it return seconds, a timedelta or None"
             settings.notices.once((tool.identity, "ttl"), text, tool.name, what)

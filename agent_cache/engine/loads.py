@@ -24,6 +24,7 @@ from agent_cache.engine.lasting import Terms, error_terms, marked, source_versio
 from agent_cache.engine.tools import ReadTool, readable
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
+from agent_cache.policy import decided
 
 __all__ = ["load_line"]
 
@@ -335,7 +336,7 @@ def _wanted(tool: ReadTool, view: View, value: Any, landed: Landed) -> bool:
     if cache_if is None:
         return True
     try:
-        wanted = bool(cache_if(value))
+        wanted = decided(cache_if(value))
     except Exception as error:  # noqa: BLE001 - the tool has its answer; a failing predicate only means "do not keep it"
         view.count(tool.resource, "unstorable", reason="cache_if_failed")
         text = "%s: cache_if raised %r; such results are not stored"

@@ -21,6 +21,7 @@ from agent_cache.engine.tools import WriteTool
 from agent_cache.errors import AgentLoopDetectedError, BackendError, UnkeyableArgumentError
 from agent_cache.flight import Landed
 from agent_cache.model import InvalidationEvent, LoopEvent
+from agent_cache.policy import decided
 from agent_cache.recorded import TALLY
 from agent_cache.refusals import says_no_effect
 from agent_cache.tags import Path, Tag, spell
@@ -142,7 +143,8 @@ def _narrowed(tool: WriteTool, call: WriteCall, ran: Ran) -> tuple[Tag, ...] | N
 
 
 def _say(tool: WriteTool, note: str) -> None:
-    settings.notices.once((tool.identity, note[:80]), "%s: %s", tool.name, note)
+    which = note[:13] if note.startswith("key_fn ") else note[:80]  # what a key_fn says differs from call to call
+    settings.notices.once((tool.identity, which), "%s: %s", tool.name, note)
 
 
 def _written(call: WriteCall, narrowed: tuple[Tag, ...] | None) -> Iterable[Path]:
@@ -195,12 +197,12 @@ def _write_key(tool: WriteTool, values: tuple[Any, ...], arguments: Mapping[str,
 def _had_no_effect(tool: WriteTool, view: View, ran: Ran) -> bool:
     """Whether the tool declared that it changed nothing. A predicate that raises declares nothing."""
     if ran.error is not None:
-        return says_no_effect(ran.error, tool.policy.no_effect)
+        return says_no_effect(ran.error, tool.policy.no_effect, tool)
     predicate = tool.policy.no_effect_if
     if predicate is None:
         return False
     try:
-        return bool(predicate(ran.value))
+        return decided(predicate(ran.value))
     except Exception as error:  # noqa: BLE001 - a write must not be lost to it: it counts as a write
         view.count(tool.resource, "bypasses", 0, reason="no_effect_if_failed")
         text = "%s: no_effect_if raised %r; such calls count as writes"

@@ -23,6 +23,9 @@ async def tool(user_id: str, page: int = 1) -> str:
     return user_id
 
 
+async def coroutine_function(*_: Any) -> Any: ...
+
+
 def key_fn(args: Any, kwargs: Any) -> Any:
     return None
 
@@ -53,6 +56,7 @@ READS: list[tuple[dict[str, Any], str, str]] = [
     ({"jitter": 1}, "jitter", "give a fraction"),
     ({"jitter": -0.1}, "jitter", "give a fraction"),
     ({"cache_if": 5}, "cache_if", "give a function"),
+    ({"cache_if": coroutine_function}, "cache_if", "give a plain function"),
     ({"backend": "redis://"}, "backend", "give a backend"),
     ({"codec": object()}, "codec", "give an object with encode"),
     ({"cost": -1}, "cost", "give what one call costs"),
@@ -65,6 +69,8 @@ WRITES: list[tuple[dict[str, Any], str, str]] = [
     ({"clear_all": False, "key_fn": 3}, "key_fn", "give a function"),
     ({"no_effect": 3}, "no_effect", "give exception classes"),
     ({"no_effect_if": 3}, "no_effect_if", "give a function"),
+    ({"no_effect_if": coroutine_function}, "no_effect_if", "give a plain function"),
+    ({"clear_all": False, "key_fn": coroutine_function}, "key_fn", "give a plain function"),
     ({"backend": object()}, "backend", "give a backend"),
 ]
 

@@ -156,3 +156,72 @@ def test_a_policy_of_an_adapter_takes_both() -> None:
             ToolPolicy(kind="read", resource="stock", **{name: given})
     with pytest.raises(ConfigurationError, match="timed out"):
         ToolPolicy(kind="write", resource="stock", no_effect=(TimeoutError,))
+
+
+def nested(**how: Any) -> tuple[Any, Any]:
+    """A write that charges, and then calls another one that refuses."""
+    backend, charged = MemoryBackend(), [0]
+
+    @AgentCache("balance", backend=backend)
+    async def balance() -> int:
+        return charged[0]
+
+    @AgentCacheInvalidator("stock", backend=backend)
+    async def reserve(error: BaseException) -> None:
+        raise error
+
+    @AgentCacheInvalidator("balance", backend=backend, **how)
+    async def order(error: BaseException, instead: BaseException | None = None) -> None:
+        charged[0] += 1
+        try:
+            await reserve(error)
+        except NoEffect:
+            if instead is None:
+                raise
+            raise instead from None
+
+    return balance, order
+
+
+async def test_what_a_write_inside_says_is_not_said_of_the_one_around_it() -> None:
+    balance, order = nested()
+    assert await balance() == 0
+    error = NoEffect("none left")
+    with pytest.raises(NoEffect) as raised:
+        await order(error)
+    assert raised.value is error
+    assert await balance() == 1
+
+
+async def test_the_one_around_it_may_say_so_itself() -> None:
+    balance, order = nested()
+    assert await kept(balance, order(NoEffect("inside"), NoEffect("and I have undone mine")))
+    balance, order = nested(no_effect=(NoEffect,))
+    assert await kept(balance, order(NoEffect("inside")))
+
+
+async def test_one_error_may_be_raised_again_and_again_by_one_tool() -> None:
+    error = NoEffect("closed")
+    read, buy = tools()
+    for _ in range(3):
+        assert await kept(read, buy(error))
+
+
+async def test_a_predicate_that_returns_an_awaitable_declares_nothing() -> None:
+    async def refused(_: object) -> bool:
+        return False
+
+    read, buy = tools(no_effect_if=lambda result: refused(result))  # always true, if it is asked so
+    assert not await kept(read, buy())
+
+
+async def test_a_result_that_is_kept_only_if_an_awaitable_says_so_is_not_kept() -> None:
+    async def wanted(_: object) -> bool:
+        return False
+
+    @AgentCache("stock", backend=MemoryBackend(), cache_if=lambda result: wanted(result))
+    async def read() -> int:
+        return 1
+
+    assert await read() == 1
+    assert not await read.explain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,6 +258,27 @@ async def test_observers_hear_what_was_dropped_and_why_it_was_widened(caplog: py
     assert heard[1].tags == ("any(users)", "all(users)")
     assert "the result does not say which; it drops all of 'users'" in str(heard[1].reason)
     assert len([r for r in caplog.records if "does not say which" in r.getMessage()]) == 1
+
+
+class Closed(Mapping[str, Any]):
+    """A row whose connection is gone."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError
+
+    def __len__(self) -> int:
+        return 1
+
+
+async def test_a_result_that_cannot_be_looked_into_is_returned_all_the_same() -> None:
+    users, row = Users(), Closed()
+    create = writer("users:{result.user_id}", row)
+    await users.read()
+    assert await create() is row
+    assert await users.dropped() == ALL
 
 
 @pytest.mark.parametrize(

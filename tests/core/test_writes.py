@@ -157,6 +157,31 @@ async def test_a_key_fn_that_finds_nothing_drops_the_resource_and_says_so(
     assert len([r for r in caplog.records if "key_fn" in r.getMessage()]) == 1
 
 
+class UnshownError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def _raises_the_unshown(_args: Any, _kwargs: Any) -> Any:
+    raise UnshownError
+
+
+@pytest.mark.parametrize("key_fn", [_raises_the_unshown, lambda a, k: UnshownError()])
+async def test_what_a_key_fn_says_need_not_have_a_repr(key_fn: Callable[..., Any]) -> None:
+    read, put = reader("cart:{a}"), writer("cart:{a}", clear_all=False, key_fn=key_fn)
+    await read(1)
+    assert await put(1) == 1
+    assert await dropped(read, 1)
+
+
+async def test_a_key_fn_that_fails_for_each_call_otherwise_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    put = writer("cart:{a}", clear_all=False, key_fn=lambda args, _kwargs: {}[args[0]])
+    for each in range(3):
+        await put(each)
+    assert len([r for r in caplog.records if "key_fn raised KeyError(0)" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "key_fn" in r.getMessage()]) == 1
+
+
 async def test_invalidating_by_hand() -> None:
     read, other = reader("cart:{a}"), reader("cart:{a}")
     await asyncio.gather(read(1), read(2), other(1))
