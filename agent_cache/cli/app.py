@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -35,8 +37,18 @@ COMMANDS = {
 """Each in a module of this package, as ``command``."""
 
 
+class _NobodyReadsError(Exception):
+    """Who read us has seen enough."""
+
+
 class _Commands(click.Group):
     """Loads a command when it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would end the program with 1, which is the code of "no"
+            raise _NobodyReadsError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*COMMANDS, "mcp-proxy"])
@@ -78,8 +90,14 @@ def _mcp_proxy(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and tell its exit code; what went wrong is said in one line."""
+    with _any_text_printed():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         done: Any = app.main(list(arguments), prog_name="agent-cache", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -88,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # who read us has seen enough
+    except (BrokenPipeError, _NobodyReadsError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the interpreter flushes it at its end
         return OK
     except (ConfigurationError, ImportError) as error:
@@ -96,6 +114,26 @@ def run(arguments: Sequence[str]) -> int:
     except (AgentCacheError, OSError, TraceError) as error:
         return _told(error, UNREACHABLE)
     return done if isinstance(done, int) else OK
+
+
+@contextmanager
+def _any_text_printed() -> Iterator[None]:
+    """Meanwhile what an output's encoding does not have is spelled, and an output that is closed takes what is written."""
+    strict = [stream for stream in (sys.stdout, sys.stderr) if getattr(stream, "errors", None) == "strict"]
+    with ExitStack() as after:
+        for stream in strict:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+                after.callback(_strict_again, stream)
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # started with >&-
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - until the program ends
+        yield
+
+
+def _strict_again(stream: io.TextIOWrapper) -> None:
+    if stream in (sys.stdout, sys.stderr) and not stream.closed:  # not one that nobody reads any more: this flushes
+        stream.reconfigure(errors="strict")
 
 
 def _told(error: Exception, code: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -14,7 +13,7 @@ import click
 from agent_cache.backends.urls import without_password
 from agent_cache.cli.chosen import seconds_of
 from agent_cache.cli.opened import in_store, json_option, url_option
-from agent_cache.cli.shown import print_json, progress, said
+from agent_cache.cli.shown import in_utf8, print_json, progress, said, write_page
 from agent_cache.events import Recorded, Unread, read_events
 from agent_cache.events.reading import parts_of
 from agent_cache.pages import Figures, ReportData, report_page
@@ -62,9 +61,9 @@ def command(
     data = _data(rows, events, begin, title, currency, _sources(url, events))
     page = report_page(data)
     if out == "-":
-        sys.stdout.write(page)
+        write_page(page)
         return 0
-    Path(out).write_text(page, "utf-8")
+    Path(out).write_bytes(in_utf8(page))
     if as_json:
         print_json(_json(data, out))
     else:

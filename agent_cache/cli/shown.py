@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "cut",
     "entries_said",
     "fields",
+    "in_utf8",
     "is_narrow",
     "out",
     "print_json",
@@ -29,21 +31,51 @@ __all__ = [
     "said",
     "size",
     "table",
+    "write_page",
 ]
 
 _WIDE = 110
 _PIPED = 160  # columns where nobody says how many there are
+_UNUSUAL = re.compile(r"[^\n -~]")
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: rich would end the program with 1, which is the code of "no"."""
+        raise BrokenPipeError
 
 
 def out() -> Console:
     """The terminal, or the pipe: there wide, without colour."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_PIPED if piped else None, highlight=False, soft_wrap=False)
+    return _Console(width=_PIPED if piped else None, highlight=False, soft_wrap=False)
 
 
-def print_json(value: Any) -> None:
-    """One JSON value; what has no form in JSON as text."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """One JSON value; what has no form in JSON as text. What a terminal would act upon, or the output's encoding does not
+    have, is written as JSON's own escapes."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=not unicode, default=str)
+    sys.stdout.write(_UNUSUAL.sub(_in_json, text) + "\n")
+
+
+def _in_json(found: re.Match[str]) -> str:
+    if found[0].isprintable():
+        return found[0]
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def in_utf8(page: str) -> bytes:
+    """A page as its head says it is encoded; half a surrogate pair, which no encoding has, as a question mark."""
+    return page.encode("utf-8", "replace")
+
+
+def write_page(page: str) -> None:
+    """Print a page, in its own encoding, whatever the terminal's."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(in_utf8(page))
+    sys.stdout.buffer.flush()
 
 
 def clean(text: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from agent_cache.cli.chosen import seconds_of
 from agent_cache.cli.opened import json_option
-from agent_cache.cli.shown import age, cut, is_narrow, out, print_json, progress, said, size, table
+from agent_cache.cli.shown import age, cut, in_utf8, is_narrow, out, print_json, progress, said, size, table
 from agent_cache.pages.simulation import simulation_page
 from agent_cache.pages.words import percent
 from agent_cache.simulate import Options, Report, Rules, Suggestion, simulate, suggest
@@ -68,7 +68,7 @@ def command(
             rules = Rules.from_toml(policy, **how) if policy is not None else Rules.from_flags(reads, writes, **how)
             report = simulate(list(traces), rules, options, read)
     if page is not None:
-        page.write_text(simulation_page(report, suggestion), "utf-8")
+        page.write_bytes(in_utf8(simulation_page(report, suggestion)))
     if as_json:
         told = report.as_dict()
         if suggestion is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -74,7 +73,7 @@ async def _watch(
         while True:
             found = await _found(backend, period, entries=entries)
             if as_json:
-                sys.stdout.write(json.dumps(found, default=str) + "\n")
+                print_json(found, indent=None)
                 sys.stdout.flush()
             elif live is not None:
                 live.update(_shown(found, since), refresh=True)

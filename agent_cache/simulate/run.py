@@ -14,7 +14,7 @@ from agent_cache.simulate.ledger import Held, Known, Ledger
 from agent_cache.simulate.loops import LoopWatch
 from agent_cache.simulate.rules import Rules, Said
 from agent_cache.simulate.tally import Report, ToolTally
-from agent_cache.simulate.traffic import Call, Turn, hashed
+from agent_cache.simulate.traffic import Call, TraceError, Turn, hashed
 
 __all__ = ["Options", "simulate"]
 
@@ -89,11 +89,16 @@ class _Run:
         self._sessions: set[int] = set()
         self._position = 0
         self._timed = self._untimed = False
+        self._untold = 0
 
     def all(self, events: Iterable[Call | Turn]) -> None:
         for event in events:
             if isinstance(event, Call):
-                self._call(event)
+                try:
+                    self._call(event)
+                except RecursionError:
+                    text = f"call {self._position} of the trace, of {event.tool!r}, is nested too deeply"
+                    raise TraceError(text) from None
             elif event.ended:
                 self._ended(event.session)
             elif self._loops is not None:
@@ -125,11 +130,12 @@ class _Run:
             self._untimed = True
         else:
             self._timed = True
-        if self._loops is not None:
+        if self._loops is not None and call.told:
             self._loops.call(call, write=said.kind == "write", poll=said.poll)
         if call.result is None:
             tally.unanswered += 1
-        tally.took(call.seconds, self._key(call, said, tally))
+        self._untold += not call.told
+        tally.took(call.seconds, self._key(call, said, tally) if call.told else 0.0)
         if said.kind == "write":
             self._write(call, said)
 
@@ -216,6 +222,11 @@ class _Run:
             yield f"No policy names {len(unknown)} of the tools ({named}): they are counted and not cached."
         if self._loops is not None and self._loops.given_up:
             yield f"{self._loops.given_up} sessions were interleaved too widely to follow their loops to the end."
+        if self._untold:
+            yield (
+                f"The trace does not say with which arguments {self._untold:,} calls were made: they are counted, and no "
+                "repeat, hit or loop of them is. Tell the instrumentation to record arguments and results."
+            )
         if any(t.unanswered for t in self._report.tools.values()):
             yield "Calls whose result the trace does not have are counted, and nothing is said of them."
 

@@ -203,13 +203,19 @@ class Suggestion:
         for each in self.tools:
             lines += [
                 f"# sure: {each.sure}. {each.why}",
-                f"[tools.{json.dumps(each.tool)}]",
-                f"kind = {json.dumps(each.kind)}",
+                f"[tools.{_toml(each.tool)}]",
+                f"kind = {_toml(each.kind)}",
             ]
             if each.resources:
-                lines.append(f"resource = {json.dumps(list(each.resources))}")
+                lines.append(f"resource = [{', '.join(map(_toml, each.resources))}]")
             lines.append("")
         return "\n".join(lines)
+
+
+def _toml(text: str) -> str:
+    """A basic string. JSON's escapes are TOML's too, but for half a surrogate pair, which TOML has no way to say."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def suggest(
@@ -260,7 +266,7 @@ def _look(files: Sequence[str | Path], progress: Progress | None) -> dict[str, _
             position += 1
             if _kind(event.tool) == "write":
                 wrote[event.tool] = position
-            if event.result is None:
+            if event.result is None or not event.told:
                 continue
             key = hashed([event.tool, dict(event.arguments)])
             before = last.get(key)
@@ -288,7 +294,7 @@ def _note(noted: _Seen, call: Call) -> None:
     if noted.calls <= _ENOUGH * 10 and call.shown.startswith("{") and call.whole:
         try:
             answer = json.loads(call.shown)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(answer, Mapping):
             noted.answers.update(name for name, value in answer.items() if isinstance(value, (str, int)))
@@ -398,9 +404,15 @@ def _sureness(noted: _Seen) -> tuple[Sureness, str]:
     if noted.repeats < _ENOUGH:
         return (
             "medium",
-            f"Only {noted.repeats} calls were made again with equal arguments; each was answered as before a write.",
+            f"Only {noted.repeats} of its calls had been made before with equal arguments; {_differed(noted)}.",
         )
-    return "high", f"{noted.repeats} calls were made again; {noted.changed} answers differed, each time after a write."
+    return "high", f"{noted.repeats} of its calls had been made before with equal arguments; {_differed(noted)}."
+
+
+def _differed(noted: _Seen) -> str:
+    if not noted.changed:
+        return "none was answered differently"
+    return f"{noted.changed} had another answer, always after a write"
 
 
 def _widened(tools: tuple[Suggested, ...], report: Report, seen: Mapping[str, _Seen]) -> tuple[Suggested, ...]:

@@ -41,6 +41,7 @@ class Call:
         kind: ``read``, ``pure``, ``write`` or ``other`` where the trace itself says so.
         reads, writes: the resources, where the trace itself says so.
         identity: who was served, where the trace says so.
+        told: whether the trace says what the arguments were; which call it was is not known of one without.
     """
 
     session: str
@@ -57,6 +58,7 @@ class Call:
     reads: tuple[Entity, ...] = ()
     writes: tuple[Entity, ...] = ()
     identity: Mapping[str, object] = field(default_factory=dict[str, object])
+    told: bool = True
 
     @property
     def whole(self) -> bool:
@@ -84,7 +86,7 @@ def arguments_of(given: object) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             given = json.loads(given) if given.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"": given}
     if isinstance(given, Mapping):
         return {str(name): value for name, value in given.items()}

@@ -688,7 +688,7 @@ class RedisBackend(KeyValueSurface, Movable):
 
     async def doctor(self) -> list[Finding]:
         """What is wrong with this Redis, and what mends it; the password is in none of it."""
-        return await diagnose(self._links, self._names, self._bus, coherence=self.coherence)
+        return await diagnose(self._links, self._names, self._bus, coherence=self.coherence, lease=self.lease)
 
     def listen(self, heard: Callable[[Sequence[bytes]], None], lost: Callable[[], None]) -> Bus:
         """Hear of every invalidation from now on: the tags' ids, or that some may have been missed.

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
 from agent_cache.backends.base import Finding
+from agent_cache.backends.redis.bus import Bus
 from agent_cache.backends.redis.wire import field_of
+from agent_cache.clock import uptime
 from agent_cache.errors import BackendError
 
 if TYPE_CHECKING:
-    from agent_cache.backends.redis.bus import Bus
     from agent_cache.backends.redis.links import Links
     from agent_cache.backends.redis.records import Names
 
 __all__ = ["diagnose"]
 
+_LISTENING = 3.0  # seconds in which an ear has to have its first proof
+_APART = 5.0  # seconds by which two clocks may differ before ages look odd
 
-async def diagnose(links: Links, names: Names, bus: Bus | None, *, coherence: str) -> list[Finding]:
-    """Everything worth knowing, worst things included; never raises for what it finds."""
+
+async def diagnose(links: Links, names: Names, bus: Bus | None, *, coherence: str, lease: float) -> list[Finding]:
+    """Everything worth knowing, worst things included; never raises for what it finds.
+
+    ``bus``: the one that is listening in this process; ``lease``: for one that is tried where there is none.
+    """
     found: list[Finding] = []
     try:
         servers = await links.primaries()
@@ -38,8 +47,20 @@ async def diagnose(links: Links, names: Names, bus: Bus | None, *, coherence: st
             Finding("warning", "breaker", f"open: {links.down}", "it closes by itself once a probe is answered")
         )
     if coherence == "lease":
-        found.append(_ear(bus))
+        found.append(_ear(bus) if bus is not None else await _tried(Bus(links.blueprint, names, lease)))
     return found
+
+
+async def _tried(bus: Bus) -> Finding:
+    """Nobody listens in this process: whether one could, for as long as it takes to know."""
+    bus.add(lambda _: None, lambda: None)
+    try:
+        ends = uptime() + _LISTENING
+        while not bus.alive and uptime() < ends:  # noqa: ASYNC110 - proofs come several times a second: none of them sets an event
+            await asyncio.sleep(0.02)
+        return _ear(bus)
+    finally:
+        await bus.close()
 
 
 async def _server(links: Links, names: Names, server: bytes) -> list[Finding]:
@@ -53,6 +74,7 @@ async def _server(links: Links, names: Names, server: bytes) -> list[Finding]:
         ("lua", ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 1000)", 1, probe)),
         ("publish", ("EVAL", "return redis.call('PUBLISH', KEYS[1], '')", 1, names.bus if not server else probe)),
         ("again", ("INFO", "server")),
+        ("time", ("TIME",)),
     ]
     answers: dict[str, Any] = {}
     for name, command in questions:
@@ -65,6 +87,7 @@ async def _server(links: Links, names: Names, server: bytes) -> list[Finding]:
     found.append(_scripts(answers["lua"]))
     found.append(_same_server(answers["server"], answers["again"]))
     found += _memory(answers["memory"])
+    found += _clock(answers["time"], time.time())
     if isinstance(answers["publish"], Exception):
         fix = "allow this user PUBLISH (and &* or the bus's channel)"
         found.append(Finding("error", "backplane", f"PUBLISH is refused: {answers['publish']}", fix))
@@ -111,6 +134,17 @@ def _same_server(first: Any, second: Any) -> Finding:
     )
 
 
+def _clock(answer: Any, here: float) -> list[Finding]:
+    """Nothing is decided by the hosts' clocks: ttls and leases go by the server's. What people are shown does."""
+    if not isinstance(answer, (list, tuple)):
+        return []  # not allowed, and nothing depends on it
+    apart = here - int(answer[0]) - int(answer[1]) / 1e6
+    if abs(apart) <= _APART:
+        return [Finding("ok", "clock", f"within {_APART:.0f} s of this host's")]
+    text = f"this host's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}: ages and figures over time are off by that"
+    return [Finding("warning", "clock", text, "let both hosts take their time from the same source (NTP)")]
+
+
 def _memory(info: Any) -> list[Finding]:
     if not isinstance(info, bytes):
         return []
@@ -122,9 +156,7 @@ def _memory(info: Any) -> list[Finding]:
     return [Finding("ok", "memory", f"policy {policy.decode('ascii', 'replace')}, {'' if limited else 'not '}limited")]
 
 
-def _ear(bus: Bus | None) -> Finding:
-    if bus is None:
-        return Finding("warning", "backplane", "no near tier listens yet", "it is opened with the first read")
+def _ear(bus: Bus) -> Finding:
     state = bus.state()
     if not state["alive"]:
         fix = "allow this user SUBSCRIBE, SET and INFO; look for what holds back that one connection"

@@ -13,7 +13,7 @@ from agent_cache.loops import is_error_result
 from agent_cache.simulate.formats.plain import moment
 from agent_cache.simulate.traffic import Call, Turn, arguments_of, result_of
 
-__all__ = ["Conversation", "is_message", "messages_in"]
+__all__ = ["Conversation", "gist", "is_message", "messages_in"]
 
 _LISTS = ("messages", "traj", "conversation", "trajectory", "history", "chat_history")
 _ROLES = ("user", "assistant", "tool", "system", "developer", "function", "human", "ai")
@@ -29,7 +29,12 @@ def is_message(value: Any) -> bool:
         return False
     if value.get("role") in _ROLES or value.get("type") in _ITEMS:
         return True
-    return _is_dumped(value) or ("content" in value and value.get("type") in _TYPES) or _is_data(value)
+    return _is_dumped(value) or ("content" in value and _type(value) in _TYPES) or _is_data(value)
+
+
+def _type(value: Mapping[str, Any]) -> str:
+    kind = value.get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _is_dumped(value: Mapping[str, Any]) -> bool:
@@ -39,19 +44,19 @@ def _is_dumped(value: Mapping[str, Any]) -> bool:
 
 def _is_data(value: Mapping[str, Any]) -> bool:
     """``messages_to_dict``."""
-    return isinstance(value.get("data"), dict) and value.get("type") in _TYPES
+    return isinstance(value.get("data"), dict) and _type(value) in _TYPES
 
 
-def messages_in(value: Any) -> list[Any] | None:
-    """The messages of a record that is a conversation; None if it is none."""
+def messages_in(value: Any) -> tuple[list[Any], bool] | None:
+    """The messages of a record that is a conversation, and whether the last is what the model answered; None if it is none."""
     if isinstance(value, list):
-        return value if value and is_message(value[0]) else None
+        return (value, False) if value and is_message(value[0]) else None
     if isinstance(value, dict):
         for key in _LISTS:
             inner = value.get(key)
             if isinstance(inner, list) and inner and is_message(inner[0]):
                 more = _reply(value)
-                return [*inner, more] if more is not None else inner
+                return ([*inner, more], True) if more is not None else (inner, False)
         for key in ("request", "body", "input", "output", "outputs", "inputs"):
             inner = value.get(key)
             if isinstance(inner, (Mapping, list)) and (found := messages_in(inner)) is not None:
@@ -100,12 +105,25 @@ class Conversation:
             if call_answered is not None:
                 yield _answered(call_answered, content, failed, moment(message.get("timestamp")))
 
+    def unanswered(self) -> Iterator[Call]:
+        """Calls whose answer will not come any more."""
+        waiting, self._open = self._open, {}
+        yield from waiting.values()
+
     def end(self) -> Iterator[Call | Turn]:
         """It is over: calls without an answer are handed on as such."""
-        yield from self._open.values()
-        self._open.clear()
+        yield from self.unanswered()
         if self._began:
             yield Turn(self._name, ended=True)
+
+
+def gist(message: Any) -> object:
+    """What is the same of a message wherever it is recorded: as a model's reply, and in the requests after it."""
+    if not isinstance(message, dict):
+        return message
+    flat = _flat(message)
+    role = _role(flat)
+    return [role, flat.get("content") or None, list(_calls(flat)), list(_answers(flat, role))]
 
 
 def _flat(message: Mapping[str, Any]) -> Mapping[str, Any]:

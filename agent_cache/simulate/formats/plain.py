@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from agent_cache.loops.outcomes import shortened
 from agent_cache.simulate.traffic import Call, Entity, TraceError, arguments_of, result_of
 
 __all__ = ["is_plain_call", "moment", "plain_call"]
 
 _KINDS = ("read", "pure", "write", "other")
+_LATEST = 1e20  # in nanoseconds: what is later is no moment
+_LONGEST = 1e9  # seconds a call may have taken
 
 
 def is_plain_call(value: Any) -> bool:
@@ -74,9 +77,9 @@ def moment(value: object) -> float | None:
     if isinstance(value, str):
         try:
             return datetime.fromisoformat(value).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LATEST < value < _LATEST:
         return None
     return (
         value / 1e9 if value > 1e17 else value / 1e6 if value > 1e14 else value / 1e3 if value > 1e11 else float(value)
@@ -86,8 +89,8 @@ def moment(value: object) -> float | None:
 def _number(value: object, where: str, name: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise TraceError(f"{where}: {name} is {value!r}, not a number from 0")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
+        raise TraceError(f"{where}: {name} is {shortened(repr(value), 40)}, not a number from 0 to {_LONGEST:.0e}")
     return float(value)
 
 

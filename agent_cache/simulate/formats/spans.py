@@ -8,6 +8,7 @@ Source: OpenTelemetry semantic conventions for generative AI, "execute tool" spa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from agent_cache.simulate.traffic import Call, arguments_of, result_of
 
 __all__ = ["is_span_record", "span_calls"]
 
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+_ARGUMENTS, _RESULT = "gen_ai.tool.call.arguments", "gen_ai.tool.call.result"
 _VALUES = ("stringValue", "intValue", "doubleValue", "boolValue")
 
 
@@ -60,16 +63,33 @@ def _attributes(given: object) -> dict[str, Any]:
     for item in _mappings(given):
         value = item.get("value")
         if isinstance(value, Mapping):
-            value = next((value[kind] for kind in _VALUES if kind in value), None)
+            value = next((value[kind] for kind in _VALUES if kind in value), _structured(value))
         found[str(item.get("key"))] = value
     return found
+
+
+def _structured(value: object) -> Any:
+    """An AnyValue as the JSON value it stands for."""
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(pairs := value.get("kvlistValue"), Mapping):
+        return {str(item.get("key")): _structured(item.get("value")) for item in _mappings(pairs.get("values"))}
+    if isinstance(items := value.get("arrayValue"), Mapping):
+        return [_structured(item) for item in _mappings(items.get("values"))]
+    whole = value.get("intValue")  # protobuf's JSON has 64 bits as text
+    if isinstance(whole, str) and _WHOLE.fullmatch(whole):
+        return int(whole)
+    return next((value[kind] for kind in (*_VALUES, "bytesValue") if kind in value), None)
 
 
 def _call(span: Mapping[str, Any], attributes: Mapping[str, Any], tool: str) -> Call:
     context = span.get("context")
     trace = span.get("traceId", span.get("trace_id", context.get("trace_id") if isinstance(context, Mapping) else ""))
     session = attributes.get("gen_ai.conversation.id", attributes.get("session.id", trace))
-    call = Call(str(session), tool, arguments_of(attributes.get("gen_ai.tool.call.arguments")), None)
+    call = Call(str(session), tool, arguments_of(attributes.get(_ARGUMENTS)), None)
+    call.told = (
+        _ARGUMENTS in attributes or _RESULT in attributes
+    )  # with its result, and without arguments: it takes none
     began = moment(_time(span.get("startTimeUnixNano", span.get("start_time"))))
     ended = moment(_time(span.get("endTimeUnixNano", span.get("end_time"))))
     call.at = began
@@ -78,13 +98,13 @@ def _call(span: Mapping[str, Any], attributes: Mapping[str, Any], tool: str) -> 
     if _failed(span):
         call.error = call.raised = True
         call.result, call.shown = result_of(str(attributes.get("error.type", "error")))
-    elif "gen_ai.tool.call.result" in attributes:
-        call.result, call.shown = result_of(attributes["gen_ai.tool.call.result"])
+    elif _RESULT in attributes:
+        call.result, call.shown = result_of(attributes[_RESULT])
     return call
 
 
 def _time(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdigit() else value
+    return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
 
 
 def _failed(span: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ Progress = Callable[[int], None]
 _CHUNK = 1 << 16
 _MAX_VALUE = 256 * 1024 * 1024
 _SPACE = " \t\r\n"
+_LONGEST_TOKEN = 16  # characters of an escape or a name that may still be incomplete: "\\ud83d\\ude00", "-Infinity"
 
 
 class _Counted(io.RawIOBase):
@@ -126,6 +127,8 @@ class _Source:
                 value, end = self._decoder.raw_decode(self._held, self._at)
             except ValueError as error:
                 problem: object = error
+                if self._is_wrong(error):
+                    raise TraceError(f"{self._path}: record {number} is no JSON: {error}") from None
             except RecursionError:
                 raise TraceError(f"{self._path}: record {number} is nested too deeply") from None
             else:
@@ -139,6 +142,14 @@ class _Source:
             size = max(_CHUNK, len(self._held) - self._at)  # doubling: a value is decoded a few times, not once a chunk
             if not self._more(size):
                 raise TraceError(f"{self._path}: record {number} is no JSON: {problem}")
+
+    def _is_wrong(self, error: ValueError) -> bool:
+        """Whether no further text can mend it: what is wrong stands well before the end of what has been read."""
+        if not isinstance(error, json.JSONDecodeError):
+            return True  # a number with thousands of digits
+        if error.msg.startswith("Unterminated string"):
+            return False
+        return error.pos + _LONGEST_TOKEN < len(self._held.rstrip(_SPACE))
 
     def _line(self) -> Any:
         """The value, where it stands alone on a line that has been read already: the usual case of JSON Lines."""
