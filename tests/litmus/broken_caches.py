@@ -9,7 +9,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import agent_cache
 from agent_cache.testing.processes.caches import AgentCacheCache, NaiveCache, NeverCache, Setup
+from agent_cache.testing.processes.shapes import Lineage, Nested
 
 
 class OnSuccessOnly(AgentCacheCache):
@@ -56,3 +58,45 @@ class Sleepy(NeverCache):
             return await tool(ident)
 
         return read
+
+
+class SaysNothingWasChanged(AgentCacheCache):
+    """Takes every write that returned for one that changed nothing."""
+
+    def write(self, tool: Callable[..., Any], resource: str, scope: str) -> Callable[..., Any]:
+        return agent_cache.AgentCacheInvalidator(resource, scope=scope, no_effect_if=lambda result: True)(tool)
+
+
+class NarrowsToAnother(AgentCacheCache):
+    """Believes the result, but about the wrong entity."""
+
+    def write(self, tool: Callable[..., Any], resource: str, scope: str) -> Callable[..., Any]:
+        return super().write(tool, resource.replace("{result[ident]}", "{result[number]}"), scope)
+
+
+class ForgetsWhatIsInside(Nested):
+    """What is put together from other answers is kept whatever becomes of those."""
+
+    def compose(self, tool: Callable[..., Any], scope: str) -> Callable[..., Any]:
+        kept: dict[str, Any] = {}
+
+        async def call(ident: Any) -> Any:
+            if ident not in kept:
+                kept[ident] = await tool(ident)
+            return kept[ident]
+
+        return call if scope == "global" else super().compose(tool, scope)
+
+
+class ForgetsLinks(Lineage):
+    """A rollout's writes make no difference to what it reads."""
+
+    def write(self, tool: Callable[..., Any], resource: str, scope: str) -> Callable[..., Any]:
+        return tool
+
+
+class ForgetsWhereItBegan(Lineage):
+    """All rollouts are said to begin in one state."""
+
+    def rollout(self, name: str, identity: dict[str, str], start: str) -> Any:
+        return super().rollout(name, identity, "somewhere")

@@ -20,6 +20,7 @@ from agent_cache.testing.litmus import main
 from agent_cache.testing.processes import desk
 from agent_cache.testing.processes.faults import FAULTS, choose_faults
 from agent_cache.testing.processes.runner import Options, Report, run
+from agent_cache.testing.processes.shapes import SHAPES
 
 BROKEN = Path(__file__).with_name("broken_caches.py")
 REDIS = "kill,stop,client-kill,client-pause,script-flush,flushall,del-tag,evict,restart-empty,restart-old,demote"
@@ -80,7 +81,49 @@ def test_many_operations(backend: str, faults: str) -> None:
     assert report.operations >= 50_000, str(report)
 
 
+SHAPED: dict[str, dict[str, object]] = {
+    "told": {"writes": "told"},
+    **{shape: {"cache": f"agent_cache+{shape}"} for shape in SHAPES},
+    "depends_on, stale": {"cache": "agent_cache+depends_on+all"},
+    "nested, stale": {"cache": "agent_cache+nested+all"},
+}
+
+
+@pytest.mark.parametrize("shape", ["told", "nested", "lineage"])
+def test_every_shape_of_calls(shape: str) -> None:
+    report = _run("disk://", 1, "stop", processes=2, every=0.2, mix="adversarial", **SHAPED[shape])
+    _right(report)
+    assert report.operations > 50, str(report)
+    assert report.writes_ended["no effect"], str(report)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [21, 22])
+@pytest.mark.parametrize("backend", SOAKED[:4])
+@pytest.mark.parametrize("shape", SHAPED)
+def test_every_shape_of_calls_for_long(shape: str, backend: str, seed: int) -> None:
+    report = _run(backend, 300, "all", operations=21_000, every=0.2, **{**SHAPED[shape], "seed": seed})
+    _right(report)
+    assert report.operations >= 20_000, str(report)
+
+
 # ------------------------------------------------------------------------------------------------------------ teeth
+
+
+@pytest.mark.parametrize(
+    ("cache", "broken", "how"),
+    [
+        ("SaysNothingWasChanged", "C1", {}),
+        pytest.param("NarrowsToAnother", "C1", {"writes": "told"}, marks=pytest.mark.soak),
+        ("ForgetsWhatIsInside", "C1", {}),
+        ("ForgetsLinks", "C1", {}),
+        pytest.param("ForgetsLinks", "P3", {}, marks=pytest.mark.soak),
+        ("ForgetsWhereItBegan", "P3", {}),
+    ],
+)
+def test_what_each_shape_can_do_wrong_is_caught(cache: str, broken: str, how: dict[str, object]) -> None:
+    report = _run("disk://", 1, cache=f"{BROKEN}:{cache}", processes=2, mix="adversarial", **how)
+    assert report.broken[broken], str(report)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +189,10 @@ def test_the_command_exits_with_1_for_violations(capsys: pytest.CaptureFixture[s
         (["--backend", "redis://x", "--cache", "no_such_file.py:x"], "no_such_file"),
         (["--backend", "redis://x", "--mix", "nonsense"], "nonsense"),
         (["--backend", "redis://x", "--processes", "0"], "--processes"),
+        (["--backend", "redis://x", "--writes", "nonsense"], "--writes"),
+        (["--backend", "redis://x", "--cache", "before", "--reads", "nested"], "nested"),
+        (["--backend", "redis://x", "--cache", "agent_cache+nonsense"], "nonsense"),
+        (["--backend", "redis://x", "--reads", "functions", "--freshness", "ttl"], "--reads functions"),
     ],
 )
 def test_nonsense_exits_with_2(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent_cache.testing.processes.referee import ALL_CHECKS, Referee
+from agent_cache.testing.processes.rollouts import World
 
 ENTITY = ["item:1"]
 
@@ -180,3 +181,100 @@ def test_the_failure_of_ones_own_load_only() -> None:
     fresh = story.load()
     assert story.referee.read_fails(reading, fresh[0]) is None
     assert "another call" in str(story.referee.read_fails(story.begin_read(), 999))
+
+
+# ------------------------------------------------------------------------------------ answers put together from others
+
+
+class Whole(Story):
+    """An answer put together from two entities."""
+
+    entities = ("item:1", "item:2")
+    parts = ("part(1)@", "part(2)@")
+
+    def part(self, place: int) -> list[Any]:
+        number = next(self._numbers)
+        self.referee.load_begins(1, number, self.parts[place], "", [self.entities[place]])
+        sampled = list(self.referee.sample(number))
+        self.referee.load_ends(number)
+        return [number, "", sampled]
+
+    def read_whole(self, parts: list[Any], owner: str = "") -> set[str]:
+        number = next(self._numbers)
+        self.referee.read_begins(3, 0.0, number, "s1", "read(all)@", "", list(self.entities), self.parts)
+        return self.referee.read_ends(number, [900, owner, parts])
+
+
+def test_each_part_of_an_answer_is_judged() -> None:
+    story = Whole()
+    old, beside = story.part(0), story.part(1)
+    assert story.read_whole([old, beside]) == set()
+    story.write()
+    assert story.read_whole([old, beside]) == {"C0", "C1", "C2"}
+    assert story.read_whole([story.part(0), beside]) == set(), "what was not written may be from before"
+
+
+def test_parts_of_another_answer_are_not_its_own() -> None:
+    story = Whole()
+    one, two = story.part(0), story.part(1)
+    assert story.read_whole([two, one]) == {"P3"}
+    assert story.read_whole([one, story.load()]) == {"P3"}
+    assert story.read_whole([one, two], owner="u2") == {"P3"}
+    assert story.read_whole([one]) == {"P2"}
+    assert story.read_whole([one, [two[0], "", [7]]]) == {"P2"}
+
+
+def test_the_failure_of_a_part_is_a_failure_of_the_whole() -> None:
+    story = Whole()
+    number = next(story._numbers)
+    story.referee.read_begins(3, 0.0, number, "s1", "read(all)@", "", list(story.entities), story.parts)
+    assert story.referee.read_fails(number, story.part(1)[0]) is None
+
+
+# ------------------------------------------------------------------------------------------- worlds of a session's own
+
+
+def _written(world: World, entity: int = 0) -> None:
+    """Some write of it that does something in this state."""
+    for argument in range(100):
+        if world.write("change", [entity], argument) == "done":
+            return
+
+
+def test_what_its_own_world_was_when_it_began_is_right_and_older_is_not() -> None:
+    world = World("start", 2)
+    old = world.now([0, 1])
+    before = world.floors([0, 1])
+    _written(world)
+    assert world.judge([0, 1], before, old) == set(), "written while it ran"
+    assert world.judge([0, 1], world.floors([0, 1]), old) == {"C0"}
+    world.heard()
+    assert world.judge([0, 1], world.floors([0, 1]), old) == {"C0", "C1"}
+    assert world.judge([0, 1], world.floors([0, 1]), world.now([0, 1])) == set()
+
+
+def test_what_only_another_world_became_is_anothers() -> None:
+    world, same, other = World("start", 1), World("start", 1), World("elsewhere", 1)
+    assert world.now([0]) == same.now([0])
+    assert world.judge([0], world.floors([0]), other.now([0])) == {"P3"}
+    _written(same)
+    assert world.judge([0], world.floors([0]), same.now([0])) == {"P3"}
+    _written(world)
+    assert world.now([0]) == same.now([0]), "the same writes from the same start"
+    assert world.judge([0], world.floors([0]), "something") == {"P2"}
+
+
+def test_calls_in_worlds_of_their_own_are_added_up() -> None:
+    referee = Referee()
+    for number in range(3):
+        referee.own_begins(7, 0.0, number, "a read")
+    referee.own_load_begins("read(1)")
+    referee.own_read_ends(0, True, [], "")
+    referee.own_read_ends(1, True, ["C1", "P3"], "what happened")
+    referee.own_write_ends(2, "returned")
+    assert (referee.reads, referee.writes, referee.loads_begun, referee.violations) == (2, 1, 1, 1)
+    assert referee.broken == {"C1": 1, "P3": 1}
+    assert "what happened" in referee.examples[0]
+    referee.own_begins(7, 0.0, 3, "a read")
+    referee.died(7)
+    assert not referee.own

@@ -6,7 +6,9 @@ room      what it does
 referee   the source of truth, the number of every event, and the verdict on every read
 channel   one connection between the referee and a worker; many requests on their way at once
 caches    how a cache is put in front of the tools: agent_cache, the naive ones, and whose promises they make
+shapes    agent_cache put in front of them in other ways: dependencies found at run time, nested tools, functions, lineage
 worker    one process: sessions, tools, calls; ``python -m agent_cache.testing.processes.worker``
+rollouts  the same for sessions that have a world of their own, and its verdicts
 servers   the backend under test: a disk file, a Redis alone, behind Sentinel, or a Cluster, and its proxies
 faults    what is broken meanwhile, each fault a class with a name
 runner    starts it all, looks at every key in the end, adds up; the command line

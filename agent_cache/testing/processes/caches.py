@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -39,8 +38,8 @@ __all__ = [
 WRITE_LEASE = 2.0
 LEAD_LEASE = 1.0
 SETTLE = 0.5
-_TTL, _SOFT = 0.02, 0.002  # seconds, where rules of freshness are searched: entries expire between two calls
 """Short, so that a few seconds see leases end; seconds."""
+_TTL, _SOFT = 0.02, 0.002  # seconds, where rules of freshness are searched: entries expire between two calls
 LEASE_MODE_DELAY = 0.2
 """D: for so long a process in lease mode may go on serving what a killed writer has changed."""
 
@@ -85,7 +84,8 @@ class Cache(Protocol):
         checks: the promises to hold it to, of those in :data:`~agent_cache.testing.processes.referee.ALL_CHECKS`.
         single_loads: whether callers in all processes share one load.
         threads: whether it takes ``def`` tools.
-        no_effect: the exception by which a write says that it changed nothing, if there is such a way.
+        no_effect: the exception by which a write says that it changed nothing, if there is such a way; a result whose
+            ``"refused"`` is True then says so too.
         by_result: whether a write's resource may name its result (``"item:{result[ident]}"``).
         expires: whether entries expire at any time, so that "cached again" cannot be asked for.
         settle: for so many seconds after a write that failed its commit may still land; 0: never.
@@ -135,8 +135,10 @@ def load_cache(name: str) -> Callable[[Setup], Cache]:
     """
     if name == "agent_cache":
         return AgentCacheCache
-    if name.startswith("agent_cache+"):  # the parent passes on what --freshness says
-        return partial(AgentCacheCache, freshness=name.partition("+")[2])
+    if name.startswith("agent_cache+"):  # the parent passes on what --freshness and --reads say
+        shaped = importlib.import_module("agent_cache.testing.processes.shapes").shaped  # which imports this module
+        made_so: Callable[[Setup], Cache] = shaped(name.split("+")[1:])
+        return made_so
     if name == "never":
         return NeverCache
     words = {"get+set": "before+after"}.get(name, name).split("+")
@@ -201,7 +203,7 @@ class AgentCacheCache:
     def write(self, tool: Tool, resource: str, scope: str) -> Tool:
         import agent_cache
 
-        return agent_cache.AgentCacheInvalidator(resource, scope=scope)(tool)
+        return agent_cache.AgentCacheInvalidator(resource, scope=scope, no_effect_if=_says_refused)(tool)
 
     def session(self, name: str, identity: dict[str, str]) -> AbstractAsyncContextManager[object]:
         import agent_cache
@@ -220,6 +222,10 @@ class AgentCacheCache:
         closing = self._backend.close()
         if inspect.isawaitable(closing):
             await closing
+
+
+def _says_refused(result: Any) -> bool:
+    return isinstance(result, dict) and result.get("refused") is True
 
 
 def _backend(setup: Setup) -> Any:

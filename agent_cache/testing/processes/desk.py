@@ -121,7 +121,7 @@ class Desk:
             referee.write_ends(*message[2:])
         else:
             answer = self._hear_seldom(channel, word, message[2:])
-        if self._ambush is not None and self._ambush[0] == word:
+        if self._ambush is not None and self._ambush[0] == (message[2] if word == "at" else word):
             _, future, strike = self._ambush
             self._ambush = None
             strike(worker)
@@ -137,6 +137,15 @@ class Desk:
             wrong = referee.read_fails(*rest)
             if wrong is not None:
                 referee.fails(wrong)
+        elif word == "ob":
+            referee.own_begins(worker, time.monotonic(), *rest)
+        elif word in ("oe", "ow"):
+            self._check_duration(referee.own[rest[0]].began, "a call")
+            (referee.own_read_ends if word == "oe" else referee.own_write_ends)(*rest)
+        elif word == "ol":
+            referee.own_load_begins(rest[0])
+        elif word == "at":
+            pass  # for whoever lies in wait
         elif word == "wl":
             referee.commit_late(worker, rest[0])
         elif word == "current":
@@ -192,4 +201,5 @@ class Desk:
         """Calls that are not over after so many seconds."""
         now = time.monotonic()
         old = [f"{r.key} in worker {r.worker}" for r in self.referee.readings.values() if now - r.began > longest]
+        old += [f"{own.what} in worker {own.worker}" for own in self.referee.own.values() if now - own.began > longest]
         return old + [f"a write in worker {w.worker}" for w in self.referee.open.values() if now - w.began > longest]

@@ -8,6 +8,7 @@ what is going on in which process, and the verdict on one read. What does not: s
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["ALL_CHECKS", "Load", "Reading", "Referee", "Write"]
@@ -70,9 +71,20 @@ class Reading:
     returned: list[int]
     failed: list[int]
     seen: list[int]
-    barrier: int
+    barriers: list[int]
     excused: bool
     lost: bool
+    parts: list[str]
+    """Of an answer that is put together from those of other reads, one for each entity: their keys."""
+
+
+@dataclass(slots=True)
+class Own:
+    """A call in a world of its own, which only its worker can judge."""
+
+    worker: int
+    began: float
+    what: str
 
 
 class Referee:
@@ -99,6 +111,7 @@ class Referee:
         self.readings: dict[int, Reading] = {}
         self.open: dict[int, Write] = {}
         self.loads: dict[int, Load] = {}
+        self.own: dict[int, Own] = {}
         self.loads_of: Counter[str] = Counter()
         """Loads begun, by key."""
         self.losing_all = 0
@@ -219,6 +232,8 @@ class Referee:
         """A worker is gone, and everything it had said has been heard; its writes stay open until :meth:`buried`."""
         for number in [r.number for r in self.readings.values() if r.worker == worker]:
             del self.readings[number]
+        for number in [n for n, own in self.own.items() if own.worker == worker]:
+            del self.own[number]
         for load in self.loads.values():
             if load.worker == worker and load.running:
                 load.running, load.ended = False, self.tick()
@@ -272,9 +287,17 @@ class Referee:
     # -- reads --------------------------------------------------------------------------------------------------
 
     def read_begins(
-        self, worker: int, time: float, number: int, session: str, key: str, owner: str, entities: list[str]
+        self,
+        worker: int,
+        time: float,
+        number: int,
+        session: str,
+        key: str,
+        owner: str,
+        entities: list[str],
+        parts: Sequence[str] = (),
     ) -> None:
-        """A read tool is about to be called."""
+        """A read tool is about to be called. ``parts``: the keys of the reads it is put together from, one per entity."""
         seen, adrift = self._seen[session], self._adrift
         self.readings[number] = Reading(
             number,
@@ -289,9 +312,10 @@ class Referee:
             [self._returned[e] for e in entities],
             [self._failed[e] for e in entities],
             [seen[e] for e in entities],
-            max([self._barrier[e] for e in entities]),
+            [self._barrier[e] for e in entities],
             any(adrift[e] > 0 for e in entities),
             self.split or self.is_lost(entities),
+            list(parts),
         )
 
     def read_ends(self, number: int, value: object) -> set[str]:
@@ -325,7 +349,7 @@ class Referee:
         if load is None:
             return None
         failed = self.loads.get(load)
-        if failed is None or (failed.key, failed.owner) != (reading.key, reading.owner):
+        if failed is None or failed.owner != reading.owner or failed.key not in (reading.key, *reading.parts):
             return f"{reading.key} got the failure of another call's load {load}"
         if not failed.running and failed.ended < reading.start:
             return f"{reading.key} got the failure of load {load}, long over"
@@ -334,33 +358,54 @@ class Referee:
     def _judge(self, reading: Reading, value: object) -> set[str]:
         if not isinstance(value, list) or len(value) != 3 or not isinstance(value[0], int):
             return {"P2"}
-        load = self.loads.get(value[0])
-        if load is None:
-            return {"P2"}
-        if (load.key, load.owner, load.entities) != (reading.key, reading.owner, reading.entities):
-            return {"P3"}
-        if value != [load.number, load.owner, load.sampled]:
-            return {"P2"}
-        versions = load.sampled
-        assert versions is not None
-        broken: set[str] = set()
+        if not reading.parts:
+            versions, broken = self._judge_part(reading.key, reading.entities, reading, value)
+            starts = self._starts(value, len(reading.entities))
+        else:
+            if not isinstance(value[2], list) or len(value[2]) != len(reading.parts):
+                return {"P2"}
+            if value[1] != reading.owner:
+                return {"P3"}
+            versions, broken, starts = [], set(), []
+            for key, entity, part in zip(reading.parts, reading.entities, value[2], strict=True):
+                found, wrong = self._judge_part(key, [entity], reading, part)
+                broken |= wrong
+                versions += found
+                starts += self._starts(part, len(found))
+        if broken:
+            return broken
         for name, floors in (
             ("C0", reading.committed),
             ("C1", reading.returned),
             ("C4", reading.failed),
             ("C3", reading.seen),
         ):
-            for got, floor in zip(versions, floors, strict=True):
-                if got < floor:
-                    broken.add(name)
-                    break
-        if load.start < reading.barrier:
+            if any(got < floor for got, floor in zip(versions, floors, strict=True)):
+                broken.add(name)
+        if any(start < barrier for start, barrier in zip(starts, reading.barriers, strict=True)):
             broken.add("C2")
         seen = self._seen[reading.session]
         for entity, got in zip(reading.entities, versions, strict=True):
             if got > seen[entity]:
                 seen[entity] = got
         return broken
+
+    def _judge_part(self, key: str, entities: list[str], reading: Reading, value: object) -> tuple[list[int], set[str]]:
+        """What one load said of ``entities``, and whether it is what that load said, and of the right call."""
+        if not isinstance(value, list) or len(value) != 3 or not isinstance(value[0], int):
+            return [], {"P2"}
+        load = self.loads.get(value[0])
+        if load is None:
+            return [], {"P2"}
+        if (load.key, load.owner, load.entities) != (key, reading.owner, entities):
+            return [], {"P3"}
+        if load.sampled is None or value != [load.number, load.owner, load.sampled]:
+            return [], {"P2"}
+        return load.sampled, set()
+
+    def _starts(self, value: object, times: int) -> list[int]:
+        load = self.loads.get(value[0]) if isinstance(value, list) and value else None
+        return [load.start if load is not None else 0] * times
 
     def _tell(self, broken: set[str], reading: Reading, value: object) -> str:
         load = self.loads.get(value[0]) if isinstance(value, list) and value else None
@@ -369,9 +414,36 @@ class Referee:
             f"{'+'.join(sorted(broken))}: {reading.key} by {reading.session} in worker {reading.worker} started at "
             f"{reading.start}, ended at {self.now} and got {value} ({began}) where {reading.committed} was committed, "
             f"{reading.returned} returned, {reading.failed} failed, {reading.seen} seen, the last write ended at "
-            f"{reading.barrier}; last commits (event, version, worker): "
+            f"{reading.barriers}; last commits (event, version, worker): "
             f"{ {e: self._history[e] for e in reading.entities} }"
         )
+
+    # -- calls in worlds of their own ------------------------------------------------------------------------------
+
+    def own_begins(self, worker: int, time: float, number: int, what: str) -> None:
+        """A tool is about to be called whose source is its session's own."""
+        self.own[number] = Own(worker, time, what)
+
+    def own_load_begins(self, key: str) -> None:
+        """A read tool begins to run there."""
+        self.loads_begun += 1
+        self.loads_of[key] += 1
+
+    def own_read_ends(self, number: int, answered: bool, broken: list[str], text: str) -> None:
+        """A read there has ended; ``broken``: what its worker found."""
+        own = self.own.pop(number)
+        self.reads += answered
+        if broken:
+            self.violations += 1
+            self.broken.update(broken)
+            self.example(f"{'+'.join(broken)}: worker {own.worker}: {text}")
+
+    def own_write_ends(self, number: int, how: str) -> None:
+        """A write there has ended."""
+        del self.own[number]
+        self.writes += 1
+        self.refused += how == "refused"
+        self.ended_by[how] += 1
 
     def fails(self, text: str) -> None:
         """A call failed through no fault of its own."""

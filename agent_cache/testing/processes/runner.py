@@ -27,6 +27,7 @@ from agent_cache.testing.processes.caches import Cache, Setup, load_cache
 from agent_cache.testing.processes.desk import HANG, HANG_BROKEN, Desk
 from agent_cache.testing.processes.faults import Fault, choose_faults
 from agent_cache.testing.processes.referee import Referee
+from agent_cache.testing.processes.shapes import SHAPES
 from agent_cache.testing.processes.stage import Stage
 from agent_cache.testing.processes.worker import MIXES, Config
 
@@ -38,6 +39,7 @@ _COLD = 1_000
 _STORMS = 5
 _CALLERS = 15  # in each process
 _LANDING = 0.3
+WRITES = ("all", "told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Options:
         faults: names, or ``all``.
         every: seconds between two faults, about.
         mix: ``adversarial``, ``read-mostly``, or ``both``: the last quarter is read-mostly.
+        writes: ``told``: their entity is known by their result, and half of them end with the word that nothing was changed.
         own: start a server of our own.
     """
 
@@ -64,6 +67,7 @@ class Options:
     seed: int = 0
     own: bool = False
     mix: str = "both"
+    writes: str = "all"
     verbose: bool = False
 
 
@@ -221,6 +225,8 @@ class Run:
             idents=_IDENTS,
             late=not self._lossy,
             mix=self._mix,
+            writes=self.options.writes,
+            rollouts=hasattr(self.cache, "rollout"),
         )
         arrived = self.desk.expect(number)
         popen = subprocess.Popen(  # noqa: ASYNC220 - this very interpreter
@@ -390,6 +396,8 @@ def run(options: Options) -> Report:
         raise ValueError("--processes and --seconds are at least 1")
     if options.mix not in (*MIXES, "both"):
         raise ValueError(f"--mix {options.mix}: give one of {', '.join(MIXES)}, both")
+    if options.writes not in WRITES:
+        raise ValueError(f"--writes {options.writes}: give one of {', '.join(WRITES)}")
     probe = Stage(options.backend, own=options.own, proxied=False)
     faults = choose_faults(options.faults, probe.kind, own=options.own)
     stage = Stage(options.backend, own=options.own, proxied=any(fault.needs_proxy for fault in faults))
@@ -418,6 +426,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--faults", default="", help="names with commas between them, or all that fit the backend")
     group.add_argument("--every", type=float, default=0.7, help="seconds between two faults, about (default 0.7)")
     group.add_argument("--mix", default="both", help="adversarial, read-mostly, or both (default)")
+    group.add_argument(
+        "--writes", default="all", help="all (default), or told: refused, and known only by their result"
+    )
+    group.add_argument("--reads", choices=SHAPES, help="how reads say what they depend on; default: they declare it")
     group.add_argument("--server", choices=["own"], help="own: start a server (or make a file) for this run")
     group.add_argument("--verbose", action="store_true", help="print every fault")
 
@@ -431,10 +443,11 @@ def main(options: argparse.Namespace, operations: int | None) -> int:
         operations=operations,
         faults=tuple(name for name in options.faults.split(",") if name),
         every=options.every,
-        cache=options.cache if options.freshness is None else f"agent_cache+{options.freshness}",
+        cache="+".join(word for word in (options.cache, options.freshness, options.reads) if word),
         seed=options.seed,
         own=options.server == "own",
         mix=options.mix,
+        writes=options.writes,
         verbose=options.verbose,
     )
     try:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agent_cache.testing.processes.caches import Cache, Setup, Tool, load_cache
@@ -70,6 +71,10 @@ class Config:
     late: bool
     """Whether commits may land after the call has ended."""
     mix: str
+    writes: str = "all"
+    """``told``: those that are known by their result, and every second fails to change anything."""
+    rollouts: bool = False
+    """Whether each session has a world of its own (:mod:`.rollouts`)."""
     sessions: int = 4
     lanes: int = 4
 
@@ -90,6 +95,8 @@ class _Read:
     whole: bool
     call: Tool
     threaded: bool
+    part: _Read | None = None
+    """What it puts its answer together from, by calling it for each entity; None: it loads them itself."""
 
 
 @dataclass(slots=True)
@@ -115,6 +122,16 @@ class _Plan:
     outcome: str = "never ran"
     ident: Any = None
     """Which entity the result says was written; None: it does not say."""
+
+    @property
+    def commits(self) -> bool:
+        """Whether it takes effect before it ends."""
+        return self.kind not in ("late", "no_effect_told")
+
+    @property
+    def says_no_effect(self) -> bool:
+        """Whether its tool has ended with the word that nothing was changed."""
+        return self.outcome == ("returned" if self.kind == "no_effect_told" else "declared no effect")
 
 
 class _Cancelled:
@@ -252,7 +269,7 @@ class Worker:
                 key, entities = self._key(read, ident, session), self._entities(read.family, ident, session, read.whole)
                 first = await self._surely(session, read, ident)
                 current, lost = await self._client.ask("current", entities)
-                if not isinstance(first, list) or first[2] != current:
+                if not isinstance(first, list) or _versions(read, first) != current:
                     if not lost:
                         self._client.tell("stuck", f"{key} is {first}, the source has {current}")
                     continue
@@ -328,12 +345,16 @@ class Worker:
         owner = session.owner(_OWNED.get(family, "global"))
         return [f"{family}/{owner}:{each}" for each in (range(self._config.idents) if whole else [ident])]
 
+    def _parts(self, read: _Read, session: Session) -> list[str]:
+        part = read.part
+        return [self._key(part, each, session) for each in range(self._config.idents)] if part is not None else []
+
     async def _call_read(self, session: Session, read: _Read, ident: Any, cancelled: _Cancelled) -> Any:
         client, number = self._client, next(self._numbers)
         key, owner = self._key(read, ident, session), session.owner(read.scope)
         entities = self._entities(read.family, ident, session, read.whole)
         try:
-            await client.ask("rb", number, session.name, key, owner, entities)
+            await client.ask("rb", number, session.name, key, owner, entities, self._parts(read, session))
             value = await (asyncio.to_thread(read.call, ident) if read.threaded else read.call(ident))
         except LoadFailed as failure:
             client.tell("rx", number, failure.args[0])
@@ -356,7 +377,9 @@ class Worker:
             {s.owner(_OWNED.get(write.family, "global")): s for s in self._sessions} if write.every else {"": session}
         )
         declared = [e for s in people.values() for e in self._entities(write.family, ident, s, write.whole)]
-        kind = rng.choice(self._kinds) if rng.random() < mix.faults else "ok"
+        kind = (
+            rng.choice(self._kinds) if rng.random() < (0.6 if self._told_only and mix.faults else mix.faults) else "ok"
+        )
         changed = declared if rng.random() < 0.5 else [rng.choice(declared)]
         plan = self._plans[number] = _Plan(kind, changed, self._length(), self._length())
         plan.ident = ident if write.by_result and rng.random() < 0.9 else None  # else the result does not say which
@@ -365,7 +388,7 @@ class Worker:
         try:
             call = asyncio.to_thread(write.call, ident, number) if write.threaded else write.call(ident, number)
             returned = await call
-            how = "returned"
+            how = "no effect" if plan.kind == "no_effect_told" else "returned"
             if returned != self._returned(number, plan) or plan.outcome != "returned":
                 client.tell("spurious", f"{write.name}({ident}) returned {returned!r} though its tool {plan.outcome}")
         except (WriteFailed, TimeoutError) as error:
@@ -373,7 +396,7 @@ class Worker:
                 client.tell("spurious", f"{write.name}({ident}) raised {error!r} though its tool {plan.outcome}")
         except asyncio.CancelledError:
             # A tool that said "nothing was changed" had ended before: its window is closed so, cancelled caller or not.
-            how = "no effect" if plan.outcome == "declared no effect" else "cancelled"
+            how = "no effect" if plan.says_no_effect else "cancelled"
             if not cancelled.yes:
                 client.tell("spurious", f"{write.name}({ident}) was cancelled by nobody")
             raise
@@ -432,9 +455,13 @@ class Worker:
         self._writes_of = {
             family: [w for w in self._writes if w.family == family] for family in ("item", "mine", "note")
         }
+        self._told_only = self._config.writes == "told"
+        if self._told_only:
+            for family, writes in self._writes_of.items():
+                self._writes_of[family] = [write for write in writes if write.by_result] or writes
         self._kinds = ["raise", "refuse"]
         if self._cache.no_effect is not None:
-            self._kinds.append("no_effect")
+            self._kinds += ["no_effect", "no_effect_told"] * (3 if self._told_only else 1)
         if self._cache.settle and self._config.late:
             self._kinds.append("late")
 
@@ -448,9 +475,28 @@ class Worker:
         tool: Tool = load_blocking if threaded else load
         tool.__name__ = tool.__qualname__ = name
         read = _Read(name, family, scope, whole, tool, threaded)
+        compose: Callable[[Tool, str], Tool] | None = getattr(self._cache, "compose", None)
+        if whole and compose is not None:
+            read.part = self._make_read(f"{name}_part", family, scope, whole=False, threaded=False)
+            tool = partial(self._put_together, read.part, scope)
+            load_parts = _named(tool, name)
+            read.call = compose(load_parts, scope)
+            return read
         resource = family if whole else family + ":{ident}"
         read.call = self._cache.read(tool, resource, scope, lambda: _caller.get().owner(scope))
         return read
+
+    async def _put_together(self, part: _Read, scope: str, ident: Any) -> Any:
+        """What a tool does that asks other cached tools: one after another, or all at once."""
+        number, owner = next(self._numbers), _caller.get().owner(scope)
+        asked = range(self._config.idents)
+        if self._rng.random() < 0.5:
+            return [number, owner, await asyncio.gather(*(part.call(each) for each in asked))]
+        answers = []
+        for each in asked:
+            answers.append(await part.call(each))
+            await self._pause(min(self._length(), 0.002))
+        return [number, owner, answers]
 
     def _make_write(
         self, name: str, family: str, scope: str, *, every: bool, whole: bool, threaded: bool, told: bool = False
@@ -502,7 +548,7 @@ class Worker:
             await self._heard(plan, "wt", number)
             await self._pause(plan.before)
             self._before_commit(plan, number)
-            if plan.kind != "late":
+            if plan.commits:
                 await self._heard(plan, "wc", number, plan.entities)
             await self._pause(plan.after)
             return self._after_commit(plan, number)
@@ -526,7 +572,7 @@ class Worker:
             ask("wt", number)
             _pause_thread(plan.before)
             self._before_commit(plan, number)
-            if plan.kind != "late":
+            if plan.commits:
                 ask("wc", number, plan.entities)
             _pause_thread(plan.after)
             return self._after_commit(plan, number)
@@ -546,7 +592,7 @@ class Worker:
     @staticmethod
     def _returned(number: int, plan: _Plan) -> dict[str, Any]:
         """What a write tool returns."""
-        return {"number": number, "ident": plan.ident}
+        return {"number": number, "ident": plan.ident, "refused": plan.kind == "no_effect_told"}
 
     def _after_commit(self, plan: _Plan, number: int) -> dict[str, Any]:
         if plan.kind == "raise":
@@ -567,6 +613,19 @@ class Worker:
         task = asyncio.create_task(land())
         self._late.add(task)
         task.add_done_callback(self._late.discard)
+
+
+def _versions(read: _Read, value: list[Any]) -> list[int]:
+    """What an answer says of each entity."""
+    return value[2] if read.part is None else [each[2][0] for each in value[2]]
+
+
+def _named(tool: Tool, name: str) -> Tool:
+    async def load(ident: Any) -> Any:
+        return await tool(ident)
+
+    load.__name__ = load.__qualname__ = name
+    return load
 
 
 def _pause_thread(length: float) -> None:
@@ -598,7 +657,12 @@ def main() -> int:
     worker_error: BaseException | None = None
 
     async def run() -> None:
-        await Worker(config).run()
+        if config.rollouts:
+            from agent_cache.testing.processes.rollouts import Rollouts
+
+            await Rollouts(config).run()
+        else:
+            await Worker(config).run()
 
     try:
         asyncio.run(run())
