@@ -30,7 +30,8 @@ from agent_cache.clock import nonce
 from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.decorators import AgentCache, AgentCacheInvalidator
-from agent_cache.engine.stale import STALE, pass_through
+from agent_cache.engine.provenance import ASKED, TELLS, Provenance
+from agent_cache.engine.stale import pass_through
 from agent_cache.engine.verify import is_verifying
 from agent_cache.errors import ConfigurationError
 from agent_cache.freshness import checked_freshness
@@ -255,14 +256,36 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T]):
-    """What a call returned. ``executed``: the tool was run for this very call; else the answer was there already.
+    """What a call returned. ``executed``: this very call ran the tool, and this is what that brought; else the answer was
+    there already, or somebody else's call was under way.
 
-    ``stale``: the rule by which an answer beyond its ttl was served (such as ``"stale_while_revalidate"``), else None.
+    The rest is told of a read that was not executed, by a tool made with ``adapted(..., provenance=True)``:
+
+    Attributes:
+        stale: the rule by which an answer beyond its ttl was served (such as ``"stale_while_revalidate"``), else None.
+        age: seconds since the answer was loaded, or was last found to hold still; None where that is not known (a replay).
+        tags: the resources it depends on, as paths such as ``"order:7"``: those of the policy, then what its load came to
+            read. Whose answer it is (session, identity) is not among them.
     """
 
     value: T
     executed: bool
     stale: str | None = None
+    age: float | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What adapters write beside a result, as plain JSON: ``age`` (rounded to milliseconds), ``tags`` and ``stale``, each
+        where there is something to say."""
+        said: dict[str, Any] = {}
+        if self.age is not None:
+            said["age"] = round(self.age, 3)
+        if self.tags:
+            said["tags"] = list(self.tags)
+        if self.stale is not None:
+            said["stale"] = self.stale
+        return said
 
 
 class OneCallOnly:
@@ -296,9 +319,16 @@ class AdaptedTool:
     """One tool of a framework, ready to be called through the cache; made by :func:`adapted`."""
 
     def __init__(
-        self, name: str, policy: ToolPolicy, parameters: Sequence[str], identity: str | None, returns: Any
+        self,
+        name: str,
+        policy: ToolPolicy,
+        parameters: Sequence[str],
+        identity: str | None,
+        returns: Any,
+        provenance: bool = False,
     ) -> None:
         self.name = name
+        self._tells = provenance and policy.kind == "read"
         self.policy = policy
         self._names = tuple(p for p in dict.fromkeys(parameters) if p.isidentifier() and not iskeyword(p))
         self._known_names = frozenset(self._names)
@@ -316,50 +346,48 @@ class AdaptedTool:
             AgentLoopDetectedError: the session's loop policy stopped the call.
         """
         executed: list[bool] = []
-        rules: list[str]
 
         async def noted() -> T:
-            if not is_verifying():
+            is_own = not is_verifying()
+            result = await run()
+            if is_own:  # and did not fail: in place of an error something else may be answered
                 executed.append(True)
-            return await run()
+            return result
 
-        reset, told = _run.set(noted), STALE.set(rules := [])
+        asked = Provenance() if self._tells else None
+        reset, told = _run.set(noted), None if asked is None else ASKED.set(asked)
         try:
             value = await self._decorated(backend, arguments, is_async=True)(**arguments)
         finally:
             _run.reset(reset)
-            STALE.reset(told)
+            if told is not None:
+                ASKED.reset(told)
             del reset, told  # it holds the context, and a traceback this frame
-        return Served(
-            value.result if isinstance(value, OneCallOnly) else value,
-            bool(executed),
-            rules[-1] if rules and not executed else None,
-        )
+        return _served(value, asked, executed=bool(executed))
 
     def blocking(
         self, arguments: Mapping[str, Any], run: Callable[[], T], *, backend: Backend | None = None
     ) -> Served[T]:
         """The same for code without an event loop; equal calls made at once in several threads run once."""
         executed: list[bool] = []
-        rules: list[str]
 
         def noted() -> T:
-            if not is_verifying():
+            is_own = not is_verifying()
+            result = run()
+            if is_own:
                 executed.append(True)
-            return run()
+            return result
 
-        reset, told = _run.set(noted), STALE.set(rules := [])
+        asked = Provenance() if self._tells else None
+        reset, told = _run.set(noted), None if asked is None else ASKED.set(asked)
         try:
             value = self._decorated(backend, arguments, is_async=False)(**arguments)
         finally:
             _run.reset(reset)
-            STALE.reset(told)
+            if told is not None:
+                ASKED.reset(told)
             del reset, told  # it holds the context, and a traceback this frame
-        return Served(
-            value.result if isinstance(value, OneCallOnly) else value,
-            bool(executed),
-            rules[-1] if rules and not executed else None,
-        )
+        return _served(value, asked, executed=bool(executed))
 
     def _decorated(self, backend: Backend | None, arguments: Iterable[str], *, is_async: bool) -> Any:
         more = not self._known_names.issuperset(arguments)
@@ -378,6 +406,7 @@ class AdaptedTool:
         function.__signature__ = Signature([*named, *rest], return_annotation=self._returns)
         function.__annotations__ = {"return": self._returns}
         setattr(function, IDENTITY, self._identity)
+        setattr(function, TELLS, self._tells)
 
     def _decorator(self, backend: Backend | None) -> Callable[[Any], Any]:
         policy = self.policy
@@ -405,6 +434,13 @@ class AdaptedTool:
             cost=policy.cost,
             backend=backend,
         )
+
+
+def _served(value: Any, asked: Provenance | None, *, executed: bool) -> Served[Any]:
+    plain = value.result if isinstance(value, OneCallOnly) else value
+    if asked is None or executed:
+        return Served(plain, executed)
+    return Served(plain, executed, asked.stale, asked.age, asked.tags)
 
 
 def _unpacking(asked: Callable[[Any], bool] | None) -> Callable[[Any], bool] | None:
@@ -490,7 +526,13 @@ _known: OrderedDict[tuple[object, ...], AdaptedTool] = OrderedDict()
 
 
 def adapted(
-    name: str, policy: ToolPolicy, parameters: Iterable[str], identity: str | None, returns: Any = Any
+    name: str,
+    policy: ToolPolicy,
+    parameters: Iterable[str],
+    identity: str | None,
+    returns: Any = Any,
+    *,
+    provenance: bool = False,
 ) -> AdaptedTool:
     """The tool of this name, policy and identity; the same object again, so adapters may be made anew for every run.
 
@@ -502,6 +544,8 @@ def adapted(
             a server's name and the tool's input schema, or a function's module and qualified name. None: this very
             object's answers are shared with nobody.
         returns: the type of what ``run`` returns, as for a return annotation; it decides how results are kept.
+        provenance: have each :class:`Served` say the age, the tags and the staleness of an answer. Without it a hit is
+            cheaper; answers are shared between both forms.
 
     Raises:
         ConfigurationError: a template that names no parameter, or a policy the decorators do not accept.
@@ -510,15 +554,15 @@ def adapted(
     for template in policy.resources:
         Template.parse(template, names, of_write=policy.kind == "write")
     if identity is None:
-        return AdaptedTool(name, policy, names, None, returns)
-    asked = (name, policy, names, identity, returns)
+        return AdaptedTool(name, policy, names, None, returns, provenance)
+    asked = (name, policy, names, identity, returns, provenance)
     try:
         tool = _known.get(asked)
     except TypeError:  # a policy with something in it that cannot be hashed
-        return AdaptedTool(name, policy, names, identity, returns)
+        return AdaptedTool(name, policy, names, identity, returns, provenance)
     if tool is None:
         digest = hashlib.blake2b(f"{identity}\0{policy.as_mapping()}".encode("utf-8", "surrogatepass"), digest_size=16)
-        tool = _known[asked] = AdaptedTool(name, policy, names, digest.hexdigest(), returns)
+        tool = _known[asked] = AdaptedTool(name, policy, names, digest.hexdigest(), returns, provenance)
         if len(_known) > _MOST_KNOWN:
             _known.popitem(last=False)
     else:

@@ -66,6 +66,8 @@ class Warm:
         "track",
     )  # fmt: skip
 
+    tags: tuple[str, ...] = ()  # of the class: the resources of its answer, where somebody asks for them
+
     def __init__(
         self,
         entry: NearEntry,
@@ -339,7 +341,7 @@ class View:
         for metrics in self.metrics:
             metrics.hit(warm.resource, warm.load_seconds * times, warm.cost * times, times)
         if TALLY.on:
-            age = max(0.0, warm.now() - warm.entry.created)
+            age = max(0.0, warm.home.clock() - warm.entry.created)
             TALLY.hit(warm.tool, warm.load_seconds * times, warm.cost * times, age, times)
 
 

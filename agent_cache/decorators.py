@@ -26,6 +26,7 @@ from agent_cache.engine.calls import cache_key
 from agent_cache.engine.drivers import drive, drive_blocking
 from agent_cache.engine.guard import lane
 from agent_cache.engine.joins import joined
+from agent_cache.engine.provenance import ASKED, TELLS, tell_hot
 from agent_cache.engine.reads import read_line
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.engine.writes import write_line
@@ -81,7 +82,7 @@ _HOT = """\
                 {x}l = {x}v.log
                 if {x}len({x}l) < {x}v.room:
                     {x}l.append({x}r)
-                    {x}e.visited = True
+                    {x}e.visited = True{tell}
                     if {x}s.thaw is None:
                         return {x}s.value
                     try:
@@ -399,6 +400,8 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
     same_lane = _SAME_TASK.format(x=x) if tool.is_async else f"{x}lane() == {x}r.lane"
     fresh = tool.policy.freshness
     lookup = _CAREFUL_LOOKUP if shape.hot_key_may_raise else _LOOKUP
+    tells = bool(getattr(function, TELLS, False))
+    values = f"({''.join(f'{n}, ' for n in shape.names)})"
     body = _HOT.format(
         x=x,
         view=f"{x}view()" if home is None else f"{x}own if {x}view().plain else {x}home()",
@@ -406,15 +409,17 @@ def _stand_in(function: Callable[..., Any], tool: ReadTool, home: Home | None = 
         lookup=lookup.format(x=x, found=_found_in(tool)),
         same_lane=same_lane,
         early=f" - {x}r.early" if fresh is not None and fresh.early_refresh else "",
+        tell=f"\n{' ' * 20}{x}tell({x}r)" if tells else "",
         wait="await " if tool.is_async else "",
-        values=f"({''.join(f'{n}, ' for n in shape.names)})",
+        values=values,
     )
     extra = {
         f"{x}view": current_view,
         f"{x}tool": tool,
+        f"{x}tell": tell_hot,
         f"{x}home": home,
         f"{x}own": home.view if home is not None else None,
-        f"{x}slow": (_read if home is None else home.slow or _read) if tool.is_async else _read_blocking,
+        f"{x}slow": _slow(tool, home, tells=tells),
         f"{x}look_up": look_up,
         f"{x}plainly": dict.get,
         f"{x}task": _task,
@@ -435,6 +440,15 @@ def _found_in(tool: ReadTool) -> str:
     return f"{x}look_up({x}v.hot, {key}, {rate!r})" if rate else f"{x}plainly({x}v.hot, {key})"
 
 
+def _slow(tool: ReadTool, home: Home | None, *, tells: bool) -> Callable[..., Any]:
+    """What answers a call that is not hot."""
+    if tells:
+        return _read_and_tell if tool.is_async else _read_and_tell_blocking
+    if tool.is_async:
+        return _read if home is None else home.slow or _read
+    return _read_blocking
+
+
 async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
     answer = await joined(tool, view, values) if view.loads else None
     if answer is None:
@@ -445,6 +459,18 @@ async def _read(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
 def _read_blocking(tool: ReadTool, view: Any, values: tuple[Any, ...]) -> Any:
     answer = drive_blocking(read_line(tool, view, values))
     return told(answer)
+
+
+async def _read_and_tell(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
+    asked = ASKED.get()
+    answer = await joined(tool, view, values, asked) if view.loads else None
+    if answer is None:
+        answer = await drive(read_line(tool, view, values, asked))
+    return told(answer)
+
+
+def _read_and_tell_blocking(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Any:
+    return told(drive_blocking(read_line(tool, view, values, ASKED.get())))
 
 
 async def _write(tool: WriteTool, view: Any, values: tuple[Any, ...]) -> Any:

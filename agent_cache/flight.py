@@ -50,6 +50,8 @@ class Landed:
     kept: bool = False
     elsewhere: bool = False
     """Another process loaded it."""
+    age: float = 0.0
+    """Seconds since it was loaded, where that was elsewhere."""
     revalidated: bool = False
     """Nothing was loaded: a validator said that what had expired still holds."""
     refused: str | None = None

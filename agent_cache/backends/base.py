@@ -90,11 +90,12 @@ class NearHome(Protocol):
     """Where near entries live; ``generation`` is replaced by a new object whenever any version moves.
 
     ``hot_clock`` is compared with an entry's deadline before ``generation`` is looked at: it reads infinity
-    while nothing may be served without asking.
+    while nothing may be served without asking. ``clock`` is the time by which entries are ``created``, whatever may be served.
     """
 
     generation: object
     hot_clock: Clock
+    clock: Clock
 
 
 @dataclass(slots=True, eq=False)

@@ -260,7 +260,8 @@ class TieredBackend(Movable):
         maxsize = self._bounds.get(group)
         ttl = found.ttl_left if found.kept_for is None else found.kept_for
         near_stamp = (stamp, found.ttl_left is not None)
-        new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, near_stamp)
+        age = max(0.0, found.age)  # a copy is as old as what it is a copy of
+        new = NewEntry(key, found.stored, ttl, found.load_seconds, group, maxsize, chain, None, near_stamp, age=age)
         self._keep_near(snapshot, new)
 
     def _keep_near(self, token: Token, new: NewEntry) -> None:

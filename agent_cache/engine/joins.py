@@ -17,6 +17,7 @@ from agent_cache.context import UnderWay, View
 from agent_cache.engine.answers import Answer, shared
 from agent_cache.engine.effects import join
 from agent_cache.engine.outbox import OUTBOX
+from agent_cache.engine.provenance import Provenance
 from agent_cache.engine.tools import ReadTool
 from agent_cache.flight import TaskFlight
 from agent_cache.recorded import TALLY
@@ -69,8 +70,11 @@ def announce(
     return Announcement(tool, values, backend, loads) if tool.shape.has_only_atoms(values) else None
 
 
-async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer | None:
-    """What a load under way in this view returned; None if there is none to join, or it is not for this caller."""
+async def joined(tool: ReadTool, view: View, values: tuple[Any, ...], asked: Provenance | None = None) -> Answer | None:
+    """What a load under way in this view returned; None if there is none to join, or it is not for this caller.
+
+    ``asked``: whoever wants to know where the answer came from.
+    """
     if settings.notices.observers:
         return None
     loads, key = view.loads, tool.shape.hot_key(values)
@@ -90,4 +94,6 @@ async def joined(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Answer 
         view.count(tool.resource, "coalesced")
         if TALLY.on:
             TALLY.add(tool.name, "coalesced")
+        if asked is not None:
+            asked.was(tool, values, landed.depends, landed.age)
     return answer

@@ -105,7 +105,7 @@ def _our_turn(
             try:
                 if isinstance(found.stored, Failure):
                     return Landed(error=found.stored.error(), kept=True, elsewhere=True)
-                return Landed(found.stored.fresh(), found.stored, kept=True, elsewhere=True)
+                return Landed(found.stored.fresh(), found.stored, kept=True, elsewhere=True, age=found.age)
             except UnstorableResultError as error:
                 text = "%s: a stored value cannot be read: %r"
                 settings.notices.once(("unreadable", tool.identity), text, tool.name, error)

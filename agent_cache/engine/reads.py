@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, Missing, Token
@@ -25,6 +26,7 @@ from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overrule
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
 from agent_cache.engine.outbox import OUTBOX, WRITES
+from agent_cache.engine.provenance import Provenance, ToldWarm, resources_of
 from agent_cache.engine.shadow import shadow_read
 from agent_cache.engine.stale import Limits, after_load, before_load, early_by, flown_within, refresh_early, timed_out
 from agent_cache.engine.taped import taped_read
@@ -47,14 +49,15 @@ _LOADED: dict[str, Outcome] = {
 }
 
 
-def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
-    """One read."""
+def read_line(tool: ReadTool, view: View, values: tuple[Any, ...], asked: Provenance | None = None) -> Line[Answer]:
+    """One read. ``asked``: whoever wants to know where its answer came from."""
     began, drawn = 0.0, False
     if settings.notices.attentive:
         began, drawn = time.monotonic(), is_drawn(tool, view, values)
     if len(view.log) >= view.room:
         if view.tape is not None:  # never has room
-            return (yield from taped_read(tool, view, values, read_line))
+            live = read_line if asked is None else partial(read_line, asked=asked)
+            return (yield from taped_read(tool, view, values, live))
         view.drain()
         view.make_room()
     hot, loads = view.hot, view.loads
@@ -75,15 +78,17 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
         if outer is not None:  # before anything is answered, an answer in place of a loop too
             yield from noted(outer, call, tool)
         if watch is not None and watch.event is not None:
-            stopped = yield from _looped(tool, view, watch, call)
+            stopped = yield from _looped(tool, view, values, watch, call, asked)
             if stopped is not None:
                 return stopped
         if isinstance(call, ReadCall):
-            answer, report = yield from _cached(tool, view, values, call, watch, hot, loads)
+            answer, report = yield from _cached(tool, view, values, call, watch, hot, loads, asked)
         else:
             answer, report = yield from _uncached(tool, view, values, call, watch)
         if outer is not None and report.landed is not None and report.landed.depends:
             noted_late(outer, report.landed.depends)
+        if asked is not None and isinstance(call, ReadCall):
+            asked.reported(tool, values, call, report)
         if settings.notices.attentive:
             if settings.notices.observers:
                 _tell(tool, view, call, report, time.monotonic() - began)
@@ -95,7 +100,14 @@ def read_line(tool: ReadTool, view: View, values: tuple[Any, ...]) -> Line[Answe
             watch.leave()
 
 
-def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -> Line[Answer | None]:
+def _looped(
+    tool: ReadTool,
+    view: View,
+    values: tuple[Any, ...],
+    watch: Watch,
+    call: ReadCall | Bypass,
+    asked: Provenance | None,
+) -> Line[Answer | None]:
     """What looked like a loop: not if something it reads was written. Else what ``on_loop`` says."""
     event = watch.event
     assert event is not None  # noqa: S101 - asked only with one
@@ -125,6 +137,8 @@ def _looped(tool: ReadTool, view: View, watch: Watch, call: ReadCall | Bypass) -
     if action == "short_circuit":
         last = own(found.stored if isinstance(found, Found) else watch.state.results.get(watch.key))
         if last is not None:
+            if asked is not None and isinstance(call, ReadCall):
+                asked.was(tool, values, call.extras, found.age if isinstance(found, Found) else None)
             return last
     return Answer(error=AgentLoopDetectedError(event))
 
@@ -137,6 +151,7 @@ def _cached(
     watch: Watch | None,
     hot: dict[Any, Warm],
     loads: dict[Any, UnderWay],
+    asked: Provenance | None,
 ) -> Line[tuple[Answer, Report]]:
     """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
     arrived = FLIGHTS.arrival()
@@ -159,7 +174,7 @@ def _cached(
             return instead
         if isinstance(found, Found):
             early = 0.0 if fresh is None else early_by(fresh, found)
-            answer = _hit(tool, view, values, call, found, watch, hot, early)
+            answer = _hit(tool, view, values, call, found, watch, hot, early, asked)
             if answer is not None:
                 if early:
                     yield from refresh_early(tool, view, values, call, found, early)
@@ -264,6 +279,7 @@ def _hit(
     watch: Watch | None,
     hot: dict[Any, Warm],
     early: float = 0.0,
+    asked: Provenance | None = None,
 ) -> Answer | None:
     """Serve a stored value, and let the view serve the next such call at once. None if it cannot be read."""
     near = found.near
@@ -290,8 +306,11 @@ def _hit(
             lane = watch.track.lane if watch is not None else None
             loop = lane.get_loop() if isinstance(lane, asyncio.Task) else None
             track = watch.track if watch is not None else None
-            warm = Warm(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop)
+            kind = Warm if asked is None else ToldWarm
+            warm = kind(near, found.generation, tool.resource, tool.policy.cost, track, lane, loop)
             warm.tool = tool.name
+            if isinstance(warm, ToldWarm):
+                warm.tags = resources_of(tool, values, call.extras)
             if early:
                 warm.early = early
             keep_warm(hot, key, warm)

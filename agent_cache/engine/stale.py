@@ -12,7 +12,6 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,6 @@ from agent_cache.recorded import TALLY
 
 __all__ = [
     "RESTS",
-    "STALE",
     "Limits",
     "after_load",
     "before_load",
@@ -54,8 +52,6 @@ _MOST_RESTS = 4_096
 _clock = time.monotonic
 _wall = time.time
 _never_hidden: list[type[BaseException]] = [AgentLoopDetectedError]
-STALE: ContextVar[list[str] | None] = ContextVar("agent_cache_stale", default=None)
-"""Where an adapter wants to hear by which rule a call was answered beyond its ttl."""
 
 
 def pass_through(*kinds: type[BaseException]) -> None:
@@ -341,9 +337,6 @@ def _answered(
         return None
     if why is not None:
         view.count(tool.resource, "stale_served", reason=why)
-        heard = STALE.get()
-        if heard is not None:
-            heard.append(why)
     saved = found.load_seconds if why in (None, "stale_while_revalidate") else None
     if saved is not None:
         for metrics in view.metrics:

@@ -73,7 +73,8 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
             another middleware hides tools from the model, put this one before it, or ignore them.
         name: LangChain wants middleware of one agent to have different names.
         provenance: put ``{"agent_cache": {"kind": ..., "executed": ...}}`` into the ``response_metadata`` of the tools' messages
-            (not seen by the model); beside it ``stale``, the rule by which an answer was served beyond its ttl.
+            (not seen by the model); of a read that was not executed also ``age`` (seconds), ``tags`` (the resources it depends
+            on, ``["order:7"]``) and ``stale``, the rule by which an answer was served beyond its ttl.
         options: for the sessions it opens: ``on_loop``, ``max_tool_repeats``, ``keep`` and so on.
 
     Raises:
@@ -106,13 +107,13 @@ class AgentCacheMiddleware(AgentMiddleware[AgentCacheState, Any, Any]):
         if backend is not None and not hasattr(backend, "lookup"):
             raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend()")
         by_name = policies if isinstance(policies, Policies) else Policies(policies)
-        self._plans = Plans(by_name, trust_metadata=trust_metadata, shared_as=shared_as)
+        told = self._provenance = bool(provenance)
+        self._plans = Plans(by_name, trust_metadata=trust_metadata, shared_as=shared_as, provenance=told)
         self._sessions = RunSessions(session, identity, **options)
         self._watch = bool(watch)
         self._unknown_tools = unknown_tools == "raise"
         self._backend = backend
         self._name = name or type(self).__name__
-        self._provenance = bool(provenance)
 
     @property
     def name(self) -> str:

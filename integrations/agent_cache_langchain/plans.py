@@ -58,12 +58,16 @@ class Plans:
         policies: by tool name.
         trust_metadata: whether what tools say of themselves counts.
         shared_as: what makes tools the same ones in another process, where their functions do not say it.
+        provenance: whether the reads are to tell where an answer came from.
     """
 
-    def __init__(self, policies: Policies, *, trust_metadata: bool, shared_as: str | None) -> None:
+    def __init__(
+        self, policies: Policies, *, trust_metadata: bool, shared_as: str | None, provenance: bool = False
+    ) -> None:
         self._policies = policies
         self._trusts = trust_metadata
         self._shared_as = shared_as
+        self._provenance = provenance
         self._lock = Lock()
         self._made: dict[int, tuple[weakref.ref[BaseTool], Plan]] = {}
         self._unknown: dict[str, Plan] = {}
@@ -127,7 +131,8 @@ class Plans:
             refuse_unscoped(tool, arguments, policy)
             policy = replace(policy, ignore=tuple(name for name in policy.ignore if name in arguments.needed))
         try:
-            ready = adapted(tool.name, policy, arguments.names, identity_of(tool, self._shared_as))
+            identity = identity_of(tool, self._shared_as)
+            ready = adapted(tool.name, policy, arguments.names, identity, provenance=self._provenance)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"policy of tool {tool.name!r}: {error.parameter}", error.value, error.fix

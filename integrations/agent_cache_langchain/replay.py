@@ -108,9 +108,7 @@ def with_provenance(result: Any, kind: str, served: Served[Any]) -> Any:
     """The message with a note of where it comes from beside what it says; anything else as it is."""
     if not isinstance(result, ToolMessage):
         return result
-    said: dict[str, Any] = {"kind": kind, "executed": served.executed}
-    if served.stale is not None:
-        said["stale"] = served.stale
+    said = {"kind": kind, "executed": served.executed, **served.origin}
     return result.model_copy(update={"response_metadata": {**result.response_metadata, "agent_cache": said}})
 
 

@@ -53,7 +53,7 @@ class Asker:
 class Answered:
     """A call's answer. ``executed``: by the tool, for this very call. ``age``: seconds since it was made; a read's only.
 
-    ``stale``: the rule by which it was served beyond its ttl.
+    ``stale``: the rule by which it was served beyond its ttl. ``tags``: the resources it depends on, as paths.
     """
 
     result: Wire
@@ -61,12 +61,13 @@ class Answered:
     executed: bool
     age: float | None = None
     stale: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def noted(self) -> Wire:
         """The result with the note of where it comes from."""
         age = None if self.executed else self.age
-        return with_provenance(self.result, hit=not self.executed, age=age, stale=self.stale)
+        return with_provenance(self.result, hit=not self.executed, age=age, tags=self.tags, stale=self.stale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ class ServerCache:
         whose = self._partition if policy.scope is None else ""  # a scope that was said tells who may share
         identity = json.dumps([self.server, name, schemas, whose, self.protocol], sort_keys=True, default=str)
         inside = below(_of_wire(policy), self.server)
-        tool = adapted(name, inside, parameters, identity)
+        tool = adapted(name, inside, parameters, identity, provenance=True)
         changes: tuple[tuple[str, AdaptedTool], ...] = ()
         if policy.kind == "read":
             changes = tuple(
@@ -259,8 +260,8 @@ class ServerCache:
         kept: Mapping[str, Any] = _plain(served.value)
         if "created_at" in kept:
             age = max(0.0, self._now() - kept["created_at"])
-            return Answered(dict(kept["result"]), "read", served.executed, age, served.stale)
-        return Answered(dict(kept), "read", served.executed)
+            return Answered(dict(kept["result"]), "read", served.executed, age, served.stale, served.tags)
+        return Answered(dict(kept), "read", served.executed, tags=served.tags)
 
     def _load(self, run: Run) -> Callable[[], Awaitable[Wire | OneCallOnly]]:
         async def load() -> Wire | OneCallOnly:

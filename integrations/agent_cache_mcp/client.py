@@ -38,7 +38,8 @@ class CachedClient:
             result = await client.call_tool("get_user", {"user_id": 7})
 
     A tool that no policy names, and that does not say in its ``_meta`` what it is, counts as a write to everything of this
-    server. On a hit, ``_meta["agent_cache"]`` of the result is ``{"hit": True, "age": seconds}``.
+    server. On a hit, ``_meta["agent_cache"]`` of the result is ``{"hit": True, "age": seconds, "tags": [...]}``: how old it is
+    and the resources it depends on, below this server's name.
 
     Args:
         client: an ``mcp.client.client.Client`` (entered or not; then it is entered here), or a ``ClientSession`` that is
@@ -165,12 +166,11 @@ class CachedClient:
         live = bool(options.get("input_responses")) or options.get("request_state") is not None
         asker = Asker(meta=options.get("meta"))
         answer = await self._cache.call(name, arguments, run, asker, live=live)
-        if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
+        if not made or not answer.executed:  # a failure of this call may have been answered by what was there
+            return CallToolResult.model_validate(answer.noted)
+        if answer.kind != "read" or not isinstance(made[-1], CallToolResult):
             return made[-1]
-        noted = answer.noted
-        if made:
-            return made[-1].model_copy(update={"meta": noted["_meta"]})
-        return CallToolResult.model_validate(noted)
+        return made[-1].model_copy(update={"meta": answer.noted["_meta"]})
 
     async def _stop_watching(self, watch: Watch) -> None:
         self._news.watch = None

@@ -136,12 +136,12 @@ class AgentCacheExtension(Extension):
                 answer = await self._cache.call(params.name, params.arguments, run, asker, live=live)
         except AgentLoopDetectedError as loop:
             return CallToolResult.model_validate(loop_result(str(loop)))
-        if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
-            return made[-1]
-        noted = answer.noted
-        if made and isinstance(made[-1], CallToolResult):
-            return made[-1].model_copy(update={"meta": noted["_meta"]})
-        return CallToolResult.model_validate(noted)
+        if not made or not answer.executed:  # a failure of this call may have been answered by what was there
+            return CallToolResult.model_validate(answer.noted)
+        result = made[-1]
+        if answer.kind != "read" or not isinstance(result, CallToolResult):
+            return result
+        return result.model_copy(update={"meta": answer.noted["_meta"]})
 
 
 def _wire(result: HandlerResult) -> Wire | OneCallOnly:

@@ -133,17 +133,16 @@ class AgentCacheMiddleware(Middleware):
                 answer = await self._cache.call(message.name, message.arguments, run, asker, live=live)
         except AgentLoopDetectedError as loop:
             return _tool_result(loop_result(str(loop)))
-        if made and (answer.kind != "read" or type(made[-1]) is not ToolResult):
-            result: ToolResult = made[-1]
+        if not made or not answer.executed:  # a failure of this call may have been answered by what was there
+            return _tool_result(answer.noted)
+        result: ToolResult = made[-1]
+        if answer.kind != "read" or type(result) is not ToolResult:
             return result
-        noted = answer.noted
-        if made:
-            result = made[-1].model_copy(update={"meta": noted["_meta"]})
-            raw = result._raw_mcp_result
-            if raw is not None:  # what is sent then
-                result._raw_mcp_result = raw.model_copy(update={"meta": noted["_meta"]})
-            return result
-        return _tool_result(noted)
+        update = {"meta": answer.noted["_meta"]}
+        raw, result = result._raw_mcp_result, result.model_copy(update=update)
+        if raw is not None:  # what is sent then
+            result._raw_mcp_result = raw.model_copy(update=update)
+        return result
 
     def _met(self, tool: Tool, name: str) -> bool:
         """See to it that this tool's policy is known; whether it is handed more than the model's arguments."""

@@ -6,7 +6,7 @@ such a mapping into somebody's class is the doors' business (:mod:`agent_cache_m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -44,9 +44,12 @@ def failed(result: Mapping[str, Any]) -> bool:
     return bool(result.get("isError"))
 
 
-def with_provenance(result: Mapping[str, Any], *, hit: bool, age: float | None, stale: str | None = None) -> Wire:
-    """The result with a note of where it comes from in ``_meta``: ``{"hit": True, "age": 1.5}``, the age in seconds;
-    ``stale`` names the rule by which an answer was served beyond its ttl.
+def with_provenance(
+    result: Mapping[str, Any], *, hit: bool, age: float | None, stale: str | None = None, tags: Sequence[str] = ()
+) -> Wire:
+    """The result with a note of where it comes from in ``_meta``: ``{"hit": True, "age": 1.5, "tags": ["crm:user:7"]}``, the
+    age in seconds, the tags being the resources it depends on; ``stale`` names the rule by which an answer was served beyond
+    its ttl.
 
     Where the server had answered from a cache of its own, its age is added; what was executed for this call keeps
     the server's note.
@@ -62,6 +65,8 @@ def with_provenance(result: Mapping[str, Any], *, hit: bool, age: float | None, 
             age += before
     if age is not None:
         said["age"] = round(age, 3)
+    if tags:
+        said["tags"] = list(tags)
     if stale is not None:
         said["stale"] = stale
     return {**result, "_meta": {**meta, PROVENANCE: said}}

@@ -18,7 +18,7 @@ from agent_cache.adapters import OneCallOnly, Policies, ToolPolicy, taken_hints
 from agent_cache.backends.base import Backend
 from agent_cache.errors import AgentLoopDetectedError, ConfigurationError
 from agent_cache_mcp.calls import Answered, Asker, ServerCache
-from agent_cache_mcp.results import PROVENANCE, Wire, with_provenance
+from agent_cache_mcp.results import PROVENANCE, Wire
 from agent_cache_openai_agents.loops import ending
 
 __all__ = ["CachedMCPServer"]
@@ -181,12 +181,11 @@ def _wire(result: Any) -> Wire | OneCallOnly:
 
 def _result(answer: Answered, made: list[Any]) -> Any:
     """What this very call made is handed on as it is; what others made is made anew, with a note in its ``_meta``."""
-    if made and (answer.kind != "read" or not isinstance(made[-1], CallToolResult)):
+    if not made or not answer.executed:  # a failure of this call may have been answered by what was there
+        return CallToolResult.model_validate(answer.noted)
+    if answer.kind != "read" or not isinstance(made[-1], CallToolResult):
         return made[-1]
-    noted = with_provenance(answer.result, hit=not answer.executed, age=None if answer.executed else answer.age)
-    if made:
-        return made[-1].model_copy(update={"meta": noted.get("_meta")})
-    return CallToolResult.model_validate(noted)
+    return made[-1].model_copy(update={"meta": answer.noted.get("_meta")})
 
 
 def _with_hints(result: Any) -> Any:

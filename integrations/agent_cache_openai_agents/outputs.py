@@ -10,6 +10,7 @@ from agents import FunctionTool, ToolOutputFileContent, ToolOutputImage, ToolOut
 from agents.tool import FunctionToolCustomDataContext
 from agents.tool_context import ToolContext
 
+from agent_cache.adapters import Served
 from agent_cache.model import LoopEvent
 
 __all__ = ["Structured", "note", "noted", "with_hints"]
@@ -37,9 +38,9 @@ def _is_structured(result: Any) -> bool:
     return isinstance(result, Structured)
 
 
-def note(ctx: ToolContext[Any], kind: str, *, executed: bool) -> None:
+def note(ctx: ToolContext[Any], kind: str, served: Served[Any]) -> None:
     """Remember at a call how it was answered."""
-    setattr(ctx, _NOTE, {"kind": kind, "executed": executed})
+    setattr(ctx, _NOTE, {"kind": kind, "executed": served.executed, **served.origin})
 
 
 def noted(tool: FunctionTool) -> FunctionTool:

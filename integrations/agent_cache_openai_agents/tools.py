@@ -183,7 +183,7 @@ class _Calls:
                 return invoke(ctx, arguments)
 
             served = await self.adapted(given, run, backend=self.backend)
-            note(ctx, self.adapted.policy.kind, executed=served.executed)
+            note(ctx, self.adapted.policy.kind, served)
             return with_hints(self.tool, served.value, taken_hints())
 
         return answer
@@ -221,7 +221,8 @@ def _wrapped(tool: FunctionTool, policy: ToolPolicy, backend: Backend | None) ->
     who = function_identity(function) if schema is not None else None
     parameters = json.dumps(tool.params_json_schema, sort_keys=True, default=repr)
     identity = None if who is None else f"openai-agents:{who}\0{tool.name}\0{parameters}"
-    calls = _Calls(tool, adapted(tool.name, policy, names, identity, _returns(function)), schema, backend)
+    ready = adapted(tool.name, policy, names, identity, _returns(function), provenance=True)
+    calls = _Calls(tool, ready, schema, backend)
     return noted(with_invoke(tool, calls.around))
 
 

@@ -103,7 +103,7 @@ class Calls:
         self._identity = identity
         self._session = session
         self._backend = backend
-        self._provenance = provenance
+        self._provenance = bool(provenance)
         self._dynamic = dynamic
         self._held = HeldSessions(**options)
         self._tools: dict[tuple[str, str], tuple[object, ToolPolicy, AdaptedTool]] = {}
@@ -230,10 +230,10 @@ class Calls:
 
     def _adapted(self, name: str, policy: ToolPolicy, known: KnownTool) -> AdaptedTool:
         if known.identity is not None:
-            return adapted(name, policy, known.parameters, known.identity, known.returns)
+            return adapted(name, policy, known.parameters, known.identity, known.returns, provenance=self._provenance)
         owner, kept, made = self._tools.get((name, policy.kind), (None, None, None))
         if made is None or owner is not known.owner or kept != policy:
-            made = adapted(name, policy, known.parameters, None, known.returns)
+            made = adapted(name, policy, known.parameters, None, known.returns, provenance=self._provenance)
             self._tools[name, policy.kind] = known.owner, policy, made
         return made
 
@@ -304,10 +304,7 @@ def _with_hints(result: Any) -> Any:
 
 
 def _with_provenance(result: Any, policy: ToolPolicy, served: Served[Any]) -> Any:
-    noted: dict[str, Any] = {"kind": policy.kind, "executed": served.executed}
-    if served.stale is not None:
-        noted["stale"] = served.stale
-    said = {"agent_cache": noted}
+    said = {"agent_cache": {"kind": policy.kind, "executed": served.executed, **served.origin}}
     if not isinstance(result, ToolReturn):
         return ToolReturn(return_value=result, metadata=said)
     if result.metadata is None or isinstance(result.metadata, dict):

@@ -36,7 +36,8 @@ class AgentCacheCapability(AbstractCapability[Any]):
             entries that outlive a run. None: the run.
         backend: where answers are kept; None: the session's, or the configured one.
         provenance: put ``{"agent_cache": {"kind": ..., "executed": ...}}`` into the metadata of results (not seen by
-            the model). The current span is told in any case.
+            the model), and of what was not executed its ``age`` (seconds), ``tags`` (the resources it depends on) and
+            ``stale``. The current span is told in any case whether the tool ran.
         dynamic_tools: tools named in ``policies`` may be absent from a step.
         options: for the sessions, such as ``on_loop`` and ``max_tool_repeats``.
 

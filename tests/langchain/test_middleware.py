@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.tools import ToolRuntime
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, ToolException, tool
 from langgraph.errors import GraphBubbleUp
 
 from agent_cache import AgentCacheSession, AgentLoopDetectedError, MemoryBackend, RedisBackend, get_metrics
+from agent_cache.testing import FakeClock
 from agent_cache_langchain import AgentCacheMiddleware
 from tests.langchain.conftest import ScriptedModel, Way
 from tests.langchain.shop import ORDER, POLICIES, SEND, Shop
@@ -45,13 +46,65 @@ class TestHitsAndWrites:
         steps = [[ORDER], [ORDER], [SEND]]
         plain = await way.run(Shop().tools, steps, AgentCacheMiddleware(POLICIES))
         assert [message.response_metadata for message in plain] == [{}, {}, {}]
-        told = await way.run(Shop().tools, steps, AgentCacheMiddleware(POLICIES, provenance=True))
+        backend = MemoryBackend(clock=FakeClock())
+        told = await way.run(Shop().tools, steps, AgentCacheMiddleware(POLICIES, provenance=True, backend=backend))
         assert [message.response_metadata.get("agent_cache") for message in told] == [
             {"kind": "read", "executed": True},
-            {"kind": "read", "executed": False},
+            {"kind": "read", "executed": False, "age": 0.0, "tags": ["order:7"]},
             {"kind": "write", "executed": True},
         ]
         assert contents(told) == contents(plain)
+
+    async def test_the_age_and_the_resources_of_an_answer_stand_beside_it_and_nobodys_identity(self, way: Way) -> None:
+        clock, shop = FakeClock(), Shop()
+
+        def wait() -> str:
+            """Let time pass."""
+            clock.advance(90)
+            return "later"
+
+        async def await_() -> str:
+            return wait()
+
+        tools = [shop.read, StructuredTool.from_function(wait, await_, name="wait")]
+        policy = {"get_order": {**POLICIES["get_order"], "scope": "user"}}
+        middleware = AgentCacheMiddleware(
+            policy, provenance=True, backend=MemoryBackend(clock=clock), identity={"tenant": "acme", "user": "ada"}
+        )
+        messages = await way.run(tools, [[ORDER], [("wait", {})], [ORDER], [ORDER]], middleware)
+        said = [message.response_metadata["agent_cache"] for message in messages]
+        hit = {"kind": "read", "executed": False, "age": 90.0, "tags": ["order:7"]}
+        assert said == [{"kind": "read", "executed": True}, {"kind": "other", "executed": True}, hit, hit]
+        assert contents(messages) == ["paid", "later", "paid", "paid"]
+
+    async def test_the_last_answer_stands_in_for_a_failure(self, way: Way) -> None:
+        clock, ran = FakeClock(), []
+
+        def get_order(order_id: int) -> str:
+            """One order."""
+            ran.append(order_id)
+            clock.advance(15)
+            if len(ran) > 1:
+                raise ToolException("away")
+            return "paid"
+
+        async def aget_order(order_id: int) -> str:
+            return get_order(order_id)
+
+        read = StructuredTool.from_function(get_order, aget_order, handle_tool_error=True)
+        policy = {"get_order": {**POLICIES["get_order"], "ttl": 10, "stale_if_error": 60}}
+        middleware = AgentCacheMiddleware(policy, provenance=True, backend=MemoryBackend(clock=clock))
+        with AgentCacheSession():
+            messages = await way.run([read], [[ORDER]], middleware)
+            clock.advance(12)
+            messages += await way.again()
+        assert ran == [7, 7]
+        assert contents(messages) == ["paid", "paid"]
+        assert messages[1].status == "success"
+        noted = messages[1].response_metadata["agent_cache"]
+        assert noted == {
+            "kind": "read", "executed": False, "age": 27.0, "tags": ["order:7"], "stale": "stale_if_error",
+        }  # fmt: skip
 
     async def test_a_write_invalidates(self, way: Way) -> None:
         shop = Shop()

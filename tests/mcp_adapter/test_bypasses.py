@@ -265,5 +265,59 @@ async def test_an_answer_beyond_its_ttl_says_so() -> None:
     clock.advance(15)
     answer = await cache.call("get", {}, run, Asker())
     assert (answer.executed, answer.stale) == (False, "stale_while_revalidate")
-    noted = with_provenance(answer.result, hit=True, age=15.0, stale=answer.stale)
-    assert noted["_meta"]["agent_cache"] == {"hit": True, "age": 15.0, "stale": "stale_while_revalidate"}
+    noted = with_provenance(answer.result, hit=True, age=15.0, stale=answer.stale, tags=answer.tags)
+    assert noted["_meta"]["agent_cache"] == {
+        "hit": True, "age": 15.0, "tags": ["aged:a"], "stale": "stale_while_revalidate",
+    }  # fmt: skip
+
+
+class Failing:
+    """A tool that answers once, and then says that it failed."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+
+    def __call__(self) -> bool:
+        self.ran += 1
+        return self.ran > 1
+
+
+AGED: dict[str, Any] = {"get": {"kind": "read", "resource": "a", "ttl": 10, "stale_if_error": 60}}
+
+
+@pytest.mark.parametrize("door", ["client", "extension", "middleware"])
+async def test_the_last_answer_stands_in_for_a_result_that_says_it_failed(door: str) -> None:
+    clock, fails = FakeClock(), Failing()
+    backend = MemoryBackend(clock=clock)
+
+    async def get() -> str:
+        if fails():
+            raise ToolError("away") if door == "middleware" else OSError("away")
+        return "as it was"
+
+    server: Any
+    if door == "middleware":
+        server = FastMCP("shop")
+        server.add_middleware(AgentCacheMiddleware("shop", AGED, backend=backend))
+        server.tool(get)
+    elif door == "extension":
+        extension = AgentCacheExtension("shop", AGED, backend=backend)
+        server = MCPServer("shop", extensions=[extension])
+        server.tool()(get)
+        extension.attach(server)
+    else:
+        server = MCPServer("shop")
+        server.tool()(get)
+    opened: Any = FastClient(server, mode="legacy") if door == "middleware" else Client(server, mode="legacy")
+    if door == "client":
+        opened = CachedClient(Client(server), "shop", policies=AGED, backend=backend)
+    async with opened as client:
+        call = client.call_tool_mcp if door == "middleware" else client.call_tool
+        first = await call("get", {})
+        clock.advance(15)
+        second = await call("get", {})
+    assert fails.ran == 2
+    assert said(second) == said(first) == "as it was"
+    assert not second.is_error
+    note = second.meta["agent_cache"]
+    assert (note["hit"], note["stale"], note["tags"]) == (True, "stale_if_error", ["shop:a"])

@@ -39,6 +39,8 @@ async def test_a_hit_and_a_write_that_invalidates(door: str, doors: Any, hit: An
         assert second.content == first.content
         assert second.structured_content == first.structured_content
         assert second.meta["agent_cache"]["age"] >= 0
+        assert second.meta["agent_cache"]["tags"] == ["shop:user:1"]
+        assert first.meta["agent_cache"] == {"hit": False}
         other = await call("get_user", user_id="2")
         assert "agent_cache" not in ((await call("set_user", user_id="1", name="Bob")).meta or {})
         third = await call("get_user", user_id="1")

@@ -14,10 +14,12 @@ from agent_cache import (
     AgentCacheInvalidator,
     AgentCacheSession,
     AgentLoopDetectedError,
+    MemoryBackend,
     configure,
     get_metrics,
 )
 from agent_cache.backends.redis import RedisBackend
+from agent_cache.testing import FakeClock
 from agent_cache_openai_agents import (
     cached_agent,
     cached_function,
@@ -93,7 +95,30 @@ async def test_a_hit_within_a_run_and_between_runs(shop: Shop) -> None:
         "call-0-0",
         "call-1-0",
     ]
-    assert notes(first) == [{"kind": "read", "executed": True}, {"kind": "read", "executed": False}]
+    assert [note["executed"] for note in notes(first) + notes(second)] == [True, False, False]
+
+
+async def test_an_output_item_says_how_old_the_answer_is_and_on_what_it_hangs(shop: Shop) -> None:
+    clock = FakeClock()
+    backend = MemoryBackend(clock=clock)
+    read = cached_function_tool(
+        shop.read, "order:{order_id}", "user", backend=backend, ttl=60, stale_while_revalidate=600
+    )
+    write = invalidating_function_tool(shop.write, "order:{order_id}", backend=backend)
+    async with AgentCacheSession("s3cret", identity={"tenant": "acme", "user": "ada"}):
+        said = notes(await Runner.run(agent_with([read, write], READ, READ), "go"))
+        clock.advance(42)
+        said += notes(await Runner.run(agent_with([read, write], READ), "go"))
+        clock.advance(42)
+        said += notes(await Runner.run(agent_with([read, write], READ, WRITE), "go"))
+    hit = {"kind": "read", "executed": False, "tags": ["order:7"]}
+    assert said == [
+        {"kind": "read", "executed": True},
+        {**hit, "age": 0.0},
+        {**hit, "age": 42.0},
+        {**hit, "age": 84.0, "stale": "stale_while_revalidate"},
+        {"kind": "write", "executed": True},
+    ]
 
 
 @pytest.mark.usefixtures("own_loop")

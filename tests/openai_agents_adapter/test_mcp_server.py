@@ -13,8 +13,9 @@ from agents.mcp import MCPServer, MCPServerStdio
 from agents.mcp.util import MCPToolMetaContext
 from mcp.types import CallToolResult, GetPromptResult, ListPromptsResult, Tool
 
-from agent_cache import AgentCacheSession, AgentLoopDetectedError, ConfigurationError, get_metrics
+from agent_cache import AgentCacheSession, AgentLoopDetectedError, ConfigurationError, MemoryBackend, get_metrics
 from agent_cache.backends.redis import RedisBackend
+from agent_cache.testing import FakeClock
 from agent_cache_openai_agents import CachedMCPServer
 from tests.openai_agents_adapter.conftest import Call, agent_with, notes, outputs
 
@@ -102,6 +103,22 @@ async def test_hits_and_writes() -> None:
     assert texts(result) == ["paid", "paid", "new", "ok", "sent", "new"]
     assert shop.ran == ["get_order", "get_order", "set_status", "get_order"]
     assert [note and note["hit"] for note in notes(result)] == [False, True, False, None, False, True]
+
+
+async def test_an_answer_in_place_of_a_failure_says_what_it_is() -> None:
+    clock, shop = FakeClock(), Shop()
+    policy = {**POLICIES["get_order"], "ttl": 10, "stale_if_error": 60}
+    server = CachedMCPServer(shop, {**POLICIES, "get_order": policy}, backend=MemoryBackend(clock=clock))
+    first = await Runner.run(agent_of(server, READ, READ), "go")
+    clock.advance(15)
+    shop.failing = True
+    second = await Runner.run(agent_of(server, READ), "go")
+    assert texts(first) + texts(second) == ["paid"] * 3
+    assert shop.ran == ["get_order"] * 2
+    said = [{name: value for name, value in note.items() if name != "age"} for note in notes(first) + notes(second)]
+    hit = {"hit": True, "tags": ["shop:order:7"]}
+    assert said == [{"hit": False}, hit, {**hit, "stale": "stale_if_error"}]
+    assert all(note["age"] >= 0 for note in notes(first)[1:] + notes(second))
 
 
 async def test_a_real_server_process() -> None:

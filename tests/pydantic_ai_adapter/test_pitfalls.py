@@ -16,10 +16,9 @@ from pydantic_ai.messages import BinaryContent, ModelMessage
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, Tool
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
-from agent_cache import AgentCache, AgentCacheSession, ConfigurationError, get_metrics
-from agent_cache.adapters import Served, ToolPolicy
+from agent_cache import AgentCache, AgentCacheSession, ConfigurationError, MemoryBackend, get_metrics
+from agent_cache.testing import FakeClock
 from agent_cache_pydantic_ai import AgentCacheCapability, AgentCacheToolset, Policies
-from agent_cache_pydantic_ai.calls import _with_provenance
 from tests.pydantic_ai_adapter.conftest import POLICIES, READ, WRITE, Shop, returned, said, scripted
 
 
@@ -89,20 +88,42 @@ async def test_a_model_as_the_only_argument_is_named_by_the_template() -> None:
 
 
 async def test_provenance_stands_beside_the_result(shop: Shop) -> None:
-    agent = shop.agent(READ, READ, WRITE, capabilities=[AgentCacheCapability(POLICIES, provenance=True)])
+    clock = FakeClock()
+    policies = {**POLICIES, "get_order": {**POLICIES["get_order*"], "scope": "user"}}
+    capability = AgentCacheCapability(
+        policies,
+        provenance=True,
+        backend=MemoryBackend(clock=clock),
+        identity=lambda ctx: {"tenant": "acme", "user": "ada"},
+        session=lambda ctx: "chat",
+    )
+    agent = shop.agent(READ, READ, capabilities=[capability])
     parts = returned((await agent.run("go")).all_messages())
-    assert [part.content for part in parts] == ["paid", "paid", "ok"]
+    clock.advance(90)
+    parts += returned((await agent.run("go")).all_messages())
+    parts += returned((await shop.agent(WRITE, capabilities=[capability]).run("go")).all_messages())
+    assert [part.content for part in parts] == ["paid", "paid", "paid", "paid", "ok"]
+    hit = {"kind": "read", "executed": False, "tags": ["order:7"]}
     assert [part.metadata["agent_cache"] for part in parts] == [
         {"kind": "read", "executed": True},
-        {"kind": "read", "executed": False},
+        {**hit, "age": 0.0},
+        {**hit, "age": 90.0},
+        {**hit, "age": 90.0},
         {"kind": "write", "executed": True},
     ]
 
 
-def test_an_answer_beyond_its_ttl_says_so() -> None:
-    policy = ToolPolicy(kind="read", resource="order", ttl=5, stale_while_revalidate=60)
-    noted = _with_provenance("paid", policy, Served("paid", executed=False, stale="stale_while_revalidate"))
-    assert noted.metadata["agent_cache"] == {"kind": "read", "executed": False, "stale": "stale_while_revalidate"}
+async def test_an_answer_beyond_its_ttl_says_so(shop: Shop) -> None:
+    clock = FakeClock()
+    policies = {"get_order": {**POLICIES["get_order*"], "ttl": 5, "stale_while_revalidate": 60}}
+    capability = AgentCacheCapability(policies, provenance=True, backend=MemoryBackend(clock=clock))
+    agent = shop.agent(READ, capabilities=[capability])
+    await agent.run("go")
+    clock.advance(15)
+    parts = returned((await agent.run("go")).all_messages())
+    assert [part.metadata["agent_cache"] for part in parts] == [
+        {"kind": "read", "executed": False, "age": 15.0, "tags": ["order:7"], "stale": "stale_while_revalidate"}
+    ]
 
 
 # -- what is never kept ------------------------------------------------------------------------------------------------

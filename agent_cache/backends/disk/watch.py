@@ -45,7 +45,7 @@ class Watch:
         self.hot_clock: Clock = self._hot_clock
         self._path = path
         self._handle = handle
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         try:
             handle.db.execute(FLOOR_SQL).fetchall()  # opens the log
@@ -138,4 +138,4 @@ class Watch:
         except (Replaced, ValueError, sqlite3.Error, OSError):
             self.cool()
             return math.inf
-        return self._clock()
+        return self.clock()
