@@ -65,7 +65,7 @@ def depends_on(*resources: str, **values: object) -> Depending:
 
 
 def _noted(notes: Noting, paths: list[Path], *, whole: bool) -> Depending:
-    loads = notes.chain_of_loads()
+    loads = [load for load in notes.chain_of_loads() if load.fenced]
     blocking = bool(loads) and not loads[0].call.tool.is_async
     waiting: list[tuple[LoadNotes, Part]] = []
     for load in loads:

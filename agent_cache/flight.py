@@ -57,6 +57,8 @@ class Landed:
     refused: str | None = None
     only_for: object | None = None
     """The lineage of the only session it is an answer for: something was written there while it was loaded."""
+    only_in: tuple[object] | None = None
+    """The only session it is an answer for: something that is not everybody's was read there while it was loaded."""
     depends: tuple[Tag, ...] = ()
     """The tags it came to depend on while it ran."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from inspect import iscoroutinefunction
 from typing import Any, cast
@@ -253,6 +253,7 @@ def _date(text: object) -> float | None:
     if not isinstance(text, str):
         return None
     try:
-        return parsedate_to_datetime(text).timestamp()
+        when = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
+    return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()

@@ -111,7 +111,12 @@ def call_from(data: Mapping[str, Any]) -> RecordedCall:
     _check_outcome(data)
     whole: dict[str, Any] = dict(data)
     whole["resources"] = tuple(cast("list[str]", resources))
-    return RecordedCall(**whole)
+    made = RecordedCall(**whole)
+    try:
+        _ = made.key  # kept by the call: nobody has to write it deeper down the stack than it was read
+    except RecursionError:
+        raise ValueError("it has too many levels") from None
+    return made
 
 
 def _check_outcome(data: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from agent_cache.backends.base import Backend, Found
 from agent_cache.codecs import Stored
 from agent_cache.config import settings
-from agent_cache.context import View
+from agent_cache.context import View, current_view
 from agent_cache.engine.effects import Down
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
@@ -58,7 +58,9 @@ class Report:
 
 
 def shared(landed: Landed) -> Answer | None:
-    """A joiner's own value, the load's error, or None where the value cannot be copied."""
+    """A joiner's own value, the load's error, or None where the value cannot be copied, or is another session's."""
+    if landed.only_in is not None and landed.only_in[0] is not current_view().session:
+        return None
     if landed.error is not None:
         return Answer(error=landed.error.with_traceback(landed.trace))
     return own(landed.stored)

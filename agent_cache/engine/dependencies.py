@@ -66,15 +66,19 @@ class LoadNotes:
     depends on of that which was remembered (``used``), and of how much no token is there from before it was read.
     """
 
-    __slots__ = ("added", "call", "outer", "over", "parts", "refused", "unproven", "used")
+    __slots__ = ("added", "call", "fenced", "outer", "over", "parts", "personal", "refused", "unproven", "used")
 
-    def __init__(self, call: ReadCall) -> None:
+    def __init__(self, call: ReadCall, *, fenced: bool = True) -> None:
         self.call = call
+        self.fenced = fenced
+        """It has a token, and may be kept. Of one that has none it is only asked whose it is."""
         self.outer: Noting | None = loading.get()
         self.added: dict[Tag, None] | None = None
         self.used: set[Tag] | None = None
         self.parts: list[tuple[Part, Token]] | None = None
         self.refused: str | None = None
+        self.personal = False
+        """It read what may be another one for another session."""
         self.unproven = 0
         self.over = False
 
@@ -118,8 +122,12 @@ class LoadNotes:
         else:
             self.unproven += 1
 
-    def refuse(self, why: str) -> None:
-        """Its answer is not to be kept, and shared with nobody who comes from now on."""
+    def refuse(self, why: str, of: ReadTool | None = None) -> None:
+        """Its answer is not to be kept, and shared with nobody who comes from now on; nor, because ``of`` a tool whose answers
+        are not everybody's, with another session that came before."""
+        self.personal = self.personal or (of is not None and of.policy.scope != "global")
+        if not self.fenced:
+            return
         self.refused = why
         if self.added is None:
             self.added = {}
@@ -144,10 +152,12 @@ def noted(notes: Noting, call: ReadCall | Bypass, tool: ReadTool) -> Line[None]:
         call = call.call
     for load in notes.chain_of_loads():
         if isinstance(call, Bypass):
-            load.refuse(f"uncached_inside:{call.reason}")
+            load.refuse(f"uncached_inside:{call.reason}", of=tool)
             continue
         if (why := load.may_not_hold(call.chain)) is not None:
-            load.refuse(why)
+            load.refuse(why, of=tool)
+            continue
+        if not load.fenced:
             continue
         backend = load.call.backend
         if tool.policy.by_hand and call.backend is not backend:
@@ -164,7 +174,7 @@ def noted(notes: Noting, call: ReadCall | Bypass, tool: ReadTool) -> Line[None]:
 def noted_late(notes: Noting, tags: tuple[Tag, ...]) -> None:
     """A load that was shared came to depend on these; that is heard after it was read."""
     for load in notes.chain_of_loads():
-        if load.lacks(tags):
+        if load.fenced and load.lacks(tags):
             load.unproven += 1
 
 

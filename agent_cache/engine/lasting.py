@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent_cache.backends.base import Found
 from agent_cache.canonical import encoded
@@ -28,8 +28,15 @@ from agent_cache.notices import shown
 
 __all__ = ["Terms", "error_terms", "marked", "source_version", "still_holds", "value_terms"]
 
-Terms = tuple[float | None, float]
-"""Seconds for which it is fresh, and for which it is kept beyond that."""
+
+class Terms(NamedTuple):
+    """Seconds for which it is fresh, and for which it is kept beyond that. ``exact``: they are not to be shortened."""
+
+    ttl: float | None
+    grace: float
+    exact: bool = False
+
+
 _MAX_ERROR = 1024 * 1024  # bytes
 _wall = time.time
 
@@ -55,7 +62,7 @@ def value_terms(
             landed.refused = "ttl"
             return None
         ttl = said if said is not None else ttl
-    return ttl, fresh.grace if ttl is not None else 0.0
+    return Terms(ttl, fresh.grace if ttl is not None else 0.0)
 
 
 def error_terms(
@@ -75,7 +82,7 @@ def error_terms(
         settings.notices.once((tool.identity, "error", refusal.reason), text, tool.name, refusal)
         return None
     lasts = retry_after(error, _wall)
-    return kept, (fresh.errors[type(error)] if lasts is None else lasts, 0.0)
+    return kept, Terms(fresh.errors[type(error)] if lasts is None else lasts, 0.0, exact=lasts is not None)
 
 
 # -- validators ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from agent_cache.backends.base import Found, Lead, Leading, Lookup, Missing, New
 from agent_cache.bounds import MAX_ENTRY_BYTES, refuse_larger
 from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
-from agent_cache.context import View
+from agent_cache.context import View, current_view
 from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import ReadCall, same_call
 from agent_cache.engine.dependencies import LoadNotes, proven
@@ -139,11 +139,13 @@ def _load(
             if renewed is not None:
                 return renewed
     began = time.monotonic()
-    notes = LoadNotes(call) if call is not None and token is not None else None
+    notes = LoadNotes(call, fenced=token is not None) if call is not None else None
     ran: Ran = yield Run(tool, values, notes=notes)
     landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
     if ran.error is not None:
         landed.trace = ran.error.__traceback__
+    if notes is not None and notes.personal:
+        landed.only_in = (current_view().session,)
     if call is not None and call.mark is not None and not call.mark.holds:
         landed.only_for = call.mark.lineage  # from before the write, or after, or between: and nobody knows which
         landed.refused = "own_write"
@@ -234,8 +236,8 @@ def _fill(
     terms: Terms | None,
 ) -> Fill:
     """``terms``: None for those of the call."""
-    ttl, grace = (call.ttl, 0.0) if terms is None else terms
-    if ttl is not None and tool.policy.jitter:
+    ttl, grace, exact = (call.ttl, 0.0, False) if terms is None else terms
+    if ttl is not None and tool.policy.jitter and not exact:
         ttl *= 1.0 - tool.policy.jitter * _chance.random()
     group, maxsize, namespace = tool.group, tool.policy.maxsize, settings.namespace
     arguments = readable(tool, values) if settings.store_args else ""

@@ -172,7 +172,10 @@ def _told_of(tool: ReadTool, view: View, call: ReadCall, landed: Landed) -> None
     """Nobody may be there to hear of a load in the background: what became of it."""
     if landed.revalidated:
         view.count(tool.resource, "revalidated")
-    if landed.error is None or landed.kept or landed.is_abandoned:
+    if landed.kept or landed.is_abandoned or landed.refused in ("fenced_out", "own_write"):
+        return
+    if landed.error is None:  # what it brought is not to be had from the store: the next one would bring no more
+        RESTS.begin(call, _FIRST_REST)
         return
     view.count(tool.resource, "refresh_failures", reason=type(landed.error).__name__)
     RESTS.begin(call, max(_FIRST_REST, retry_after(landed.error, _wall) or 0.0))
@@ -225,7 +228,7 @@ def _instead_of(
         hidden = isinstance(error, Exception) and not isinstance(error, tuple(_never_hidden))
         if not hidden or type(error) in fresh.errors:
             return None
-    if OUTBOX.owes(call.backend):
+    if OUTBOX.owes(call.backend) or (call.mark is not None and not call.mark.holds):
         return None
     found: Lookup | Down = yield Ask(call, tool.codec)
     if isinstance(found, Found) and not isinstance(found.stored, Failure):  # loaded by another meanwhile

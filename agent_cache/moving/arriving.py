@@ -133,7 +133,7 @@ async def _witness(backend: Any, record: Record) -> Hashable:
 
     A store of this process gives its token, which also keeps what it is about alive there; of others a number is enough.
     """
-    if isinstance(record.key, str) or record.problem:
+    if isinstance(record.key, str) or record.problem or not record.tags:
         return None
     seen = await backend.lookup(None, record.tags, RAW)
     return _witnessed(backend, seen.token) if isinstance(seen, Missing) else None
@@ -165,6 +165,8 @@ async def _store(backend: Any, record: Record, rules: _Rules, before: Hashable) 
         return "other_namespace"
     if record.problem:
         return record.problem
+    if isinstance(record.key, bytes) and not record.tags:
+        return "unlabelled"  # no write could ever drop it
     if record.ttl is not None and record.ttl <= 0:
         return "expired"
     if rules.max_age is not None and record.age > rules.max_age:

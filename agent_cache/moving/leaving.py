@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -123,11 +124,12 @@ def _kept_back(entry: StoredEntry) -> str:
 
 def _record(entry: StoredEntry, at: float) -> Record:
     payload: Any = entry.payload
+    limited = entry.ttl_left is not None and entry.ttl_left != math.inf
     return Record(
         entry.key,
         payload,
         at,
-        entry.ttl_left,
+        entry.ttl_left if limited else None,
         entry.age or 0.0,
         entry.grace,
         entry.load_seconds,

@@ -413,3 +413,28 @@ async def test_a_call_after_the_end_is_not_recorded_and_said_so(
     assert context.run(shop.weigh, 1.0) == 0.001
     assert "weigh was called after its session ended" in caplog.text
     assert load(path).calls == ()
+
+
+async def test_arguments_of_any_depth_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.cassette"
+
+    @AgentCache("nested")
+    async def nested(x: Any) -> int:
+        return 1
+
+    async with AgentCacheSession(record=path):
+        await nested(1)
+    head, call, end = path.read_text().splitlines()
+    read = refused = 0
+    for depth in range(1, 1_200, 7):
+        deep = call.replace('"arguments":{"x":1}', '"arguments":{"x":' + "[" * depth + "]" * depth + "}")
+        assert deep != call
+        path.write_text(f"{head}\n{deep}\n{end}\n")
+        try:
+            async with AgentCacheSession(replay=path) as session:
+                assert len(session.unplayed()) == 1
+            read += 1
+        except CassetteError as error:
+            refused += "too many levels" in error.why
+    assert read > 10
+    assert refused > 10

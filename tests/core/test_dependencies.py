@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from agent_cache import (
     AgentCache,
     AgentCacheInvalidator,
     AgentCacheSession,
+    AsyncCache,
+    AsyncLRU,
     ConfigurationError,
     DiskBackend,
     MemoryBackend,
@@ -492,3 +495,84 @@ async def test_a_write_that_names_a_backend_reaches_reads_that_name_none() -> No
     for expected in (1, 2, 3):
         assert await read("a") == expected
         await write("a")
+
+
+def _personal(kind: str, asked: list[str]) -> Any:
+    """A tool for everybody that turns out to read what is one user's."""
+    backend = MemoryBackend()
+
+    @AgentCache("profile", scope="user", backend=backend)
+    async def profile() -> str:
+        await asyncio.sleep(0)
+        return WHO.get()
+
+    async def page(name: str) -> str:
+        asked.append(WHO.get())
+        await asyncio.sleep(0)
+        return f"{name} for {await profile()}"
+
+    if kind == "AgentCache":
+        return AgentCache("page", backend=backend)(page), backend
+    if kind == "AsyncLRU":
+        return AsyncLRU(backend=backend)(page), backend
+    cache = AsyncCache(backend=backend)
+    return (lambda name: cache.get(name, lambda: page(name))), backend
+
+
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+async def _as(user: str, read: Any) -> Any:
+    WHO.set(user)
+    async with AgentCacheSession(identity={"user": user}):
+        return await read("home")
+
+
+@pytest.mark.parametrize("kind", ["AgentCache", "AsyncLRU", "AsyncCache"])
+async def test_who_shares_a_load_is_not_given_what_it_read_of_another_user(kind: str) -> None:
+    asked: list[str] = []
+    read, _ = _personal(kind, asked)
+    answers = await asyncio.gather(*(_as(user, read) for user in ("ada", "bob", "cyd")))
+    assert answers == ["home for ada", "home for bob", "home for cyd"]
+    assert sorted(asked) == ["ada", "bob", "cyd"]
+
+
+async def test_nor_while_a_write_is_running() -> None:
+    asked: list[str] = []
+    read, backend = _personal("AgentCache", asked)
+    writes = asyncio.Event()
+
+    @AgentCacheInvalidator("page", backend=backend)
+    async def publish() -> None:
+        await writes.wait()
+
+    publishing = asyncio.create_task(publish())
+    await asyncio.sleep(0)
+    answers = await asyncio.gather(*(_as(user, read) for user in ("ada", "bob", "cyd")))
+    writes.set()
+    await publishing
+    assert answers == ["home for ada", "home for bob", "home for cyd"]
+
+
+async def test_in_one_session_it_is_shared_all_the_same() -> None:
+    asked: list[str] = []
+    read, _ = _personal("AgentCache", asked)
+    WHO.set("ada")
+    async with AgentCacheSession(identity={"user": "ada"}):
+        assert await asyncio.gather(read("home"), read("home")) == ["home for ada"] * 2
+    assert asked == ["ada"]
+
+
+async def test_a_failure_on_the_way_is_another_users_too() -> None:
+    @AgentCache("profile", scope="user", backend=MemoryBackend())
+    async def profile() -> str:
+        await asyncio.sleep(0)
+        return WHO.get()
+
+    @AgentCache("page")
+    async def page(name: str) -> str:
+        await asyncio.sleep(0)
+        raise LookupError(f"{name} is closed for {await profile()}")
+
+    failed = await asyncio.gather(*(_as(user, page) for user in ("ada", "bob")), return_exceptions=True)
+    assert [str(error) for error in failed] == ["home is closed for ada", "home is closed for bob"]

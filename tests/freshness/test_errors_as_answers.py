@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from agent_cache import (
     get_metrics,
 )
 from agent_cache.codecs import Failure, LastingCodec, codec_for
+from agent_cache.engine import loads
 from agent_cache.freshness import retry_after
 from tests.freshness.conftest import Seen, Source, Store
 
@@ -313,6 +315,47 @@ SENT = email.utils.formatdate(NOW + 60, usegmt=True)
 @pytest.mark.parametrize("of", ["response", "error"])
 def test_headers_say_when_to_ask_again(headers: Any, expected: float | None, of: str) -> None:
     assert retry_after(Answered(headers, of), lambda: NOW) == expected
+
+
+def test_a_date_without_a_zone_is_one_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        for text in (time.asctime(time.gmtime(NOW + 90)), LATER.replace("GMT", "-0000")):
+            assert retry_after(Answered({"Retry-After": text}), lambda: NOW) == 90.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+async def test_what_a_source_asks_for_is_not_shortened_by_jitter(
+    memory: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "_chance", Certain())
+    asked: list[int] = []
+
+    @AgentCache("rate", ttl=100, jitter=0.5, cache_errors={KeyError: 60, LookupError: 60})
+    async def rate(asks: bool) -> None:
+        asked.append(1)
+        error = LookupError("later") if asks else KeyError("later")
+        if asks:
+            error.retry_after = 60  # type: ignore[attr-defined]
+        raise error
+
+    for asks, times in ((True, 1), (False, 2)):
+        asked.clear()
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await rate(asks)
+            memory.clock.advance(59)
+        assert len(asked) == times
+
+
+class Certain:
+    """No chance about it."""
+
+    def random(self) -> float:
+        return 0.999
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,51 @@ async def test_a_cancelled_load_is_no_failure_of_the_source(memory: Store, sourc
         await caller
 
 
+@pytest.mark.parametrize(
+    "how", [{"cache_if": lambda cart: cart == [1]}, {"ttl": lambda cart: 10 if cart == [1] else 0}]
+)
+async def test_a_refresh_whose_result_is_not_kept_is_not_repeated_at_once(
+    memory: Store, source: Source, quiet: Quiet, how: dict[str, Any]
+) -> None:
+    @AgentCache("cart:{user}", **{"ttl": 10, "stale_while_revalidate": 100, **how})
+    async def get_cart(user: str) -> list[int]:
+        return source.answer()
+
+    assert await get_cart("u1") == [1]
+    await memory.advance(15)
+    for _ in range(5):
+        assert await get_cart("u1") == [1]
+        await quiet()
+    assert source.asked == 2
+    await memory.advance(1)
+    assert await get_cart("u1") == [1]
+    await quiet()
+    assert source.asked == 3
+    assert get_metrics()["refresh_failures"] == 0
+
+
+async def test_in_a_lineage_a_write_of_ones_own_beats_a_stale_answer_too(memory: Store, source: Source) -> None:
+    asked, may_fail = asyncio.Event(), asyncio.Event()
+
+    @AgentCache("cart:{user}", scope="lineage", ttl=10, stale_if_error=100)
+    async def get_cart(user: str) -> list[int]:
+        if source.fails is not None:
+            asked.set()
+            await may_fail.wait()
+        return source.answer()
+
+    async with AgentCacheSession(start_state="v1"):
+        assert await get_cart("u1") == [1]
+        await memory.advance(20)
+        source.fails = OSError("away")
+        reading = asyncio.create_task(get_cart("u1"))
+        await asked.wait()
+        await add_to_cart("u1")
+        may_fail.set()
+        with pytest.raises(OSError, match="away"):
+            await reading
+
+
 # -- def tools -----------------------------------------------------------------------------------------------------------
 
 

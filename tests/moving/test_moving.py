@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from agent_cache.moving import MoveReport, arriving, export, files, import_
 from agent_cache.moving.format import Record, Sink
 from agent_cache.tags import call_tags, read_tags, shared_tags, write_tags
 from agent_cache.testing import FakeClock
+from tests.moving.conftest import KINDS
 
 Make = Callable[..., Any]
 ran: list[str] = []
@@ -561,3 +563,32 @@ async def test_an_import_into_tiers_warms_the_near_one_too(make: Make, kind: str
     await read_all()
     assert len(ran) == 4
     assert (await tier.stats())["far_hits"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_never_expires_moves_too(make: Make, kind: str, tmp_path: Path) -> None:
+    backend = make(kind)
+
+    @AgentCache("forever", ttl=math.inf, backend=backend)
+    async def forever() -> int:
+        return 1
+
+    assert await forever() == 1
+    await backend.set("greeting", "hello", math.inf)
+    await backend.set("later", "hello", 1e300)
+    assert (await backend.export(tmp_path / "file")).values == 2
+    arrived = make("redis")
+    report = await arrived.import_(tmp_path / "file")
+    assert (report.entries, report.values, report.left_out) == (1, 2, {})
+    assert await arrived.get_many(["greeting", "later"]) == {"greeting": "hello", "later": "hello"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_entry_that_no_write_could_drop_does_not_arrive(make: Make, kind: str, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        sink = Sink(file, 0.0, b"")
+        sink.add(Record(b"k" * 20, CODEC.freeze(1).payload(), 0.0, None, group="g", tags=()))
+        sink.add(Record(b"l" * 20, CODEC.freeze(2).payload(), 0.0, None, group="g", tags=CART))
+        sink.end()
+    report = await make(kind).import_(tmp_path / "file")
+    assert (report.entries, report.left_out) == (1, {"unlabelled": 1})

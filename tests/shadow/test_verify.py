@@ -387,3 +387,32 @@ async def test_hits_inside_of_a_load_are_drawn_and_tell_that_load_nothing(settle
     assert figures["resources"]["cart"]["verified"] == 1
     assert await summary("u1", 1) == 1
     assert get_metrics()["resources"]["summary"]["hits"] == 1  # its load was kept
+
+
+async def test_what_a_verification_reads_is_not_read_by_the_load_it_was_drawn_in(settled: Settled) -> None:
+    configure(backend=MemoryBackend())
+    ran, verified = [0], asyncio.Event()
+
+    @AgentCache("other")
+    async def other() -> int:
+        return 1
+
+    @AgentCache("inner", verify=1.0)
+    async def inner() -> int:
+        ran[0] += 1
+        found = await other()
+        if ran[0] == 2:
+            verified.set()
+        return found
+
+    @AgentCache("outer")
+    async def outer() -> int:
+        found = await inner()
+        await verified.wait()
+        return found
+
+    assert await inner() == 1
+    assert await outer() == 1
+    await settled(1)
+    assert ran == [2]
+    assert await outer.explain(), "a read that ran live in the verification would have kept it from being stored"

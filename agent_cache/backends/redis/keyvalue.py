@@ -24,6 +24,7 @@ from agent_cache.policy import checked_key
 __all__ = ["KeyValueSurface", "slot_of"]
 
 _SCANNED = 500  # keys looked at per round trip
+_FOR_EVER = 1e12  # seconds; of more Redis makes no time
 _CODEC = codec_for(Any)
 
 
@@ -84,7 +85,7 @@ class KeyValueSurface:
     async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
         """Store all in one round trip (on a Cluster: one per server)."""
         lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
-        until: tuple[Any, ...] = () if lives is None else ("PX", max(1, round(lives * 1000)))
+        until: tuple[Any, ...] = () if lives is None or lives > _FOR_EVER else ("PX", max(1, round(lives * 1000)))
         payloads: dict[str, bytes] = {}
         for key, value in items.items():
             payload = payloads[checked_key(key)] = _CODEC.freeze(value).payload()
