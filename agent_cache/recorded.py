@@ -108,8 +108,8 @@ def hour_of(minute: int) -> int:
 class Tally:
     """What this process has counted and not yet handed over. While it is not ``on``, nobody counts.
 
-    Bounded: past 500 tools the rest is ``(other)``, past 64 figures of a tool (there may be many writers) they are
-    counted no more; what could not be handed over for an hour's worth of minutes is dropped, oldest first.
+    Bounded: past 500 tools the rest is ``(other)``, past 64 figures of a tool further writers (there may be many) are
+    not counted; what could not be handed over for an hour's worth of minutes is dropped, oldest first.
     """
 
     def __init__(self) -> None:
@@ -179,7 +179,8 @@ def _add(sums: Sums, tool: str, figure: str, amount: float) -> None:
     if figures is None:
         name = tool[:_LONGEST] if len(sums) < _MOST_TOOLS else _OVERFLOW
         figures = sums.setdefault(name, {})
-    if figure in figures or len(figures) < _MOST_FIGURES:
+    # writers alone are many: what comes after them must not be lost
+    if figure in figures or len(figures) < _MOST_FIGURES or not figure.startswith("by:"):
         figures[figure] = figures.get(figure, 0) + amount
 
 

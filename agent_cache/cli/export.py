@@ -30,6 +30,9 @@ def command(url: str | None, file: Path, namespaces: tuple[str, ...], overwrite:
     AGENT_CACHE_EXPORT_SECRET authenticates the file.
     """
 
+    if file.exists() and not overwrite:
+        raise click.UsageError(f"{str(file)!r} is there already: give --overwrite, or another name")
+
     async def work(backend: Any) -> MoveReport:
         with _counting("exporting") as seen:
             report: MoveReport = await backend.export(

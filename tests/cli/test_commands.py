@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from click.testing import Result
 from agent_cache.backends.base import Missing
 from agent_cache.cli.chosen import paths_of, seconds_of
 from agent_cache.cli.opened import in_store
+from agent_cache.config import backend_from_url
 from agent_cache.moving.arriving import RAW
 
 Run = Callable[..., Result]
@@ -237,3 +241,38 @@ def test_shell_completion() -> None:
     program = [sys.executable, "-m", "agent_cache.cli"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert "plain,invalidate" in done.stdout
+
+
+@pytest.mark.parametrize("line", [["stats"], ["ls"], ["doctor", "--check"], ["clear", "--yes"], ["invalidate", "cart"]])
+@pytest.mark.parametrize("kind", ["text", "copy", "empty", "another program's", "another version"])
+def test_no_command_destroys_what_is_at_a_path(run: Run, kind: str, line: list[str], tmp_path: Path) -> None:
+    """A program starts empty where it cannot trust a file: it is emptied, or put aside. Who only looks must not lose it."""
+    path = tmp_path / "place" / "notes.db"
+    path.parent.mkdir()
+    made = tmp_path / "cache.db"
+    asyncio.run(_value_in(f"disk://{made}"))
+    if kind == "text":
+        path.write_text("what I must not forget\n", "utf-8")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "another program's":
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE notes (text)")
+    else:
+        path.write_bytes(made.read_bytes())
+    if kind == "another version":
+        with path.open("r+b") as file:
+            file.seek(60)
+            file.write(b"\x3f")
+    before = path.read_bytes()
+    result = run(*line, "--url", f"disk://{path}", code=2)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    assert result.output
+    assert "1 entry" in run("ls", "--url", f"disk://{made}").stdout  # the one that was copied is as it was
+
+
+async def _value_in(url: str) -> None:
+    backend: Any = backend_from_url(url)
+    await backend.set("greeting", "hello")
+    await backend.close()

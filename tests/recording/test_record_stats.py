@@ -145,7 +145,7 @@ def test_what_waits_is_bounded() -> None:
     assert taken[0].minute == 141 * MINUTE
     assert len(taken[-1].sums) == 501
     assert taken[-1].sums["(other)"] == {"hits": 500}
-    assert all(len(figures) <= 64 for each in taken for figures in each.sums.values())
+    assert all(len(figures) <= 80 for each in taken for figures in each.sums.values())
 
 
 async def test_nothing_is_counted_unless_asked_for(backend: Any) -> None:
@@ -187,3 +187,15 @@ def test_a_script_that_ends_has_written(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
     rows = DiskBackend(tmp_path / "c.db").sync.recorded_stats()
     assert [(row.tool, row.hits, row.misses) for row in rows] == [("look", 1, 1)]
+
+
+def test_many_writers_take_no_other_figure_s_place() -> None:
+    """Whoever dropped it: what is counted after them is counted."""
+    tally = Tally()
+    for number in range(100):
+        tally.missed("t", "stale", f"writer {number}")
+    tally.hit("t", 1.0, 0.5, 3.0)
+    [taken] = tally.take(0.0)
+    figures = taken.sums["t"]
+    assert (figures["stale"], figures["hits"], figures["seconds_saved"], figures["age:10"]) == (100, 1, 1.0, 1)
+    assert sum(name.startswith("by:") for name in figures) < 64

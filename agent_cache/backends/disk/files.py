@@ -41,6 +41,7 @@ __all__ = [
     "prepare",
     "set_aside",
     "shared_memory",
+    "unfit",
 ]
 
 log = logging.getLogger("agent_cache")
@@ -309,24 +310,47 @@ def _existing_or_new(path: str, names: Names) -> Identity:
         if size == 0:
             _remove(path)
             return _make(path, names)
-        header = _header(path)
-        if header[:16] != b"SQLite format 3\0" or len(header) < 100:
-            raise Damaged("not a database")
-        if int.from_bytes(header[68:72], "big") != schema.APPLICATION:
-            if int.from_bytes(header[28:32], "big") > 1:
-                fix = "the database there is another program's; give the cache a path of its own"
-                raise ConfigurationError("path", path, fix)
-            raise Damaged("not a cache file")
-        version = int.from_bytes(header[60:64], "big")
-        if version >> 24 & 0x3F != schema.VERSION:  # an older one does not count what changes
-            raise Damaged(f"made by another version ({version >> 24 & 0x3F})")
-        if version & 0xFFFFFF != _hash_of(which) or not _birth_fits(path, header):
+        if not _is_original(path, which):
             _remove(
                 path
             )  # a copy, maybe an old one: nothing in it can be trusted to be current, nor the -wal beside it
             log.info("disk cache %s: the file was copied or restored; starting empty", path)
             return _make(path, names)
     return which
+
+
+def _is_original(path: str, which: Identity) -> bool:
+    """Whether this cache file is where it was made. Raises Damaged, or ConfigurationError where it is another program's."""
+    header = _header(path)
+    if header[:16] != b"SQLite format 3\0" or len(header) < 100:
+        raise Damaged("not a database")
+    if int.from_bytes(header[68:72], "big") != schema.APPLICATION:
+        if int.from_bytes(header[28:32], "big") > 1:
+            fix = "the database there is another program's; give the cache a path of its own"
+            raise ConfigurationError("path", path, fix)
+        raise Damaged("not a cache file")
+    version = int.from_bytes(header[60:64], "big")
+    if version >> 24 & 0x3F != schema.VERSION:  # an older one does not count what changes
+        raise Damaged(f"made by another version ({version >> 24 & 0x3F})")
+    return version & 0xFFFFFF == _hash_of(which) and _birth_fits(path, header)
+
+
+def unfit(path: str) -> str:
+    """Why opening this file would empty it or put it aside; empty where it would not. For who only wants to look.
+
+    Raises:
+        ConfigurationError: it is another program's.
+    """
+    try:
+        with _opening:
+            which = identity(path)
+            if _open_here[which] or _is_original(path, which):
+                return ""
+    except Damaged as error:
+        return str(error)
+    except (Replaced, FileNotFoundError):
+        return ""
+    return "copied or restored, and a copy may be an old one"
 
 
 def _header(path: str) -> bytes:
