@@ -58,7 +58,7 @@ def seconds(value: float | timedelta | None, parameter: str, *, zero_ok: bool = 
     """A duration parameter in seconds; ``None`` means no limit.
 
     Raises:
-        ConfigurationError: when it is negative, NaN, not a number, or zero where that makes no sense.
+        ConfigurationError: when it is negative, NaN, not a number, too large for a float, or zero where that makes no sense.
     """
     if value is None:
         return None
@@ -68,4 +68,7 @@ def seconds(value: float | timedelta | None, parameter: str, *, zero_ok: bool = 
         raise ConfigurationError(parameter, value, "give seconds as a number, a timedelta, or None for no limit")
     if not value >= 0 or (value == 0 and not zero_ok):
         raise ConfigurationError(parameter, value, "give a positive number of seconds, or None for no limit")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigurationError(parameter, value, "give a number of seconds that a float can hold, or None") from None

@@ -207,7 +207,9 @@ class AgentCache:
             backend = tiered(remote_cache, backup)
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
             raise ConfigurationError("codec", codec, "give an object with encode(value) -> bytes and decode(bytes)")
-        if cost is not None and (isinstance(cost, bool) or not isinstance(cost, (int, float)) or cost < 0):
+        if cost is not None and (
+            isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost <= 1e300
+        ):
             raise ConfigurationError("cost", cost, "give what one call costs, a number from 0, in a unit of your own")
         self._backend = backend
         self._skip_args = skip_args

@@ -21,6 +21,7 @@ __all__ = ["ExpiredEntry", "Freshness", "Validator", "checked_freshness", "retry
 
 _LONGEST_REST = 86_400.0  # seconds; a source that asks for more is asked again after a day
 _DAY = 86_400.0
+_MOST_BETA = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def _checked_ttl_of(ttl: object) -> Callable[[Any], Any] | None:
 
 
 def _checked_beta(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST_BETA:
         fix = "give a number from 0: 1.0 refreshes about one load's time before the end, 2.0 twice as early, 0 never"
         raise ConfigurationError("early_refresh", value, fix)
     return float(value)

@@ -77,13 +77,13 @@ class _Batch:
             said = self.loader(list(keys))
             if inspect.isawaitable(said):
                 said = await said
-            return _by_key(self.loader, keys, said)
+            return [_raisable(self.loader, *each) for each in zip(keys, _by_key(self.loader, keys, said), strict=True)]
         except asyncio.CancelledError:
             if not self.waiting or _is_being_cancelled():
                 raise
             return [BatchLoadError(f"{_name(self.loader)} was cancelled") for _ in keys]
         except Exception as error:  # noqa: BLE001 - it is raised to each of the callers
-            return [error] * len(keys)
+            return [_raisable(self.loader, key, error) for key in keys]
 
 
 class Batches:
@@ -195,6 +195,17 @@ def _from_mapping(loader: BatchLoader, keys: list[Any], said: Mapping[Any, Any])
             answer = BatchLoadError(f"{_name(loader)} returned no value for this key", key)
         answers.append(answer)
     return answers
+
+
+def _raisable(loader: BatchLoader, key: Any, answer: Any) -> Any:
+    """An answer whose error may be raised to whoever asked: not one that would stop him, or end his loop instead."""
+    if not isinstance(answer, BaseException) or (
+        isinstance(answer, Exception) and not isinstance(answer, StopIteration)
+    ):
+        return answer
+    told = BatchLoadError(f"{_name(loader)} answered {type(answer).__name__} for this key", key)
+    told.__cause__ = answer
+    return told
 
 
 def _are_told_apart(keys: list[Any]) -> bool:

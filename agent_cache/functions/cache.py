@@ -137,7 +137,8 @@ class AsyncCache:
         Raises:
             UnkeyableArgumentError: ``key`` cannot be part of a key.
             ConfigurationError: both loaders, or a ttl that is not positive.
-            BatchLoadError: the batch loader did not say what the value is; other callers of the batch have theirs.
+            BatchLoadError: the batch loader did not say what the value is, or answered with an error that is nobody's to raise
+                (a cancellation, an exit, ``StopIteration``: its ``__cause__``); other callers of the batch have theirs.
         """
         answer: Coroutine[Any, Any, Any] = self._hot(key, loader, batch_loader, ttl, default)
         return answer

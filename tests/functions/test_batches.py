@@ -31,7 +31,7 @@ async def _all(cache: AsyncCache, loader: Any, keys: Sequence[Any]) -> list[Any]
 
 
 async def test_concurrent_misses_are_one_call_on_every_backend(backend: Any) -> None:
-    cache, loader = AsyncCache(backend=backend, batch_window_ms=20), Loader()
+    cache, loader = AsyncCache(backend=backend, batch_window_ms=500, max_batch_size=2), Loader()
     assert await _all(cache, loader.load, ["a", "b", "a"]) == ["'a'!", "'b'!", "'a'!"]
     assert await _all(cache, loader.load, ["b", "c"]) == ["'b'!", "'c'!"]
     assert loader.calls == [["a", "b"], ["c"]]
@@ -322,3 +322,28 @@ async def _quietly(cache: AsyncCache, loader: Loader, key: str) -> None:
         await cache.get(key, batch_loader=loader.load)
     except ZeroDivisionError:
         pass
+
+
+@pytest.mark.parametrize("answer", [asyncio.CancelledError(), KeyboardInterrupt(), StopIteration(1)])
+@pytest.mark.parametrize("form", ["list", "dict"])
+async def test_an_error_that_would_stop_the_caller_is_told_as_one_of_the_batch(
+    answer: BaseException, form: str
+) -> None:
+    def load(keys: list[str]) -> Any:
+        answers = [answer if key == "a" else key for key in keys]
+        return answers if form == "list" else dict(zip(keys, answers, strict=True))
+
+    failed, fine = await _all(AsyncCache(), load, ["a", "b"])
+    assert isinstance(failed, BatchLoadError)
+    assert failed.__cause__ is answer
+    assert type(answer).__name__ in str(failed)
+    assert fine == "b"
+
+
+async def test_a_loader_that_raises_stop_iteration_cancels_nobody() -> None:
+    def load(keys: list[str]) -> Any:
+        return [next(iter(())) for _ in keys]
+
+    for failed in await _all(AsyncCache(), load, ["a", "b"]):
+        assert isinstance(failed, BatchLoadError)
+        assert isinstance(failed.__cause__, StopIteration)
