@@ -11,7 +11,7 @@ from typing import Any
 
 import agent_cache
 from agent_cache.testing.processes.caches import AgentCacheCache, NaiveCache, NeverCache, Setup
-from agent_cache.testing.processes.shapes import Lineage, Nested
+from agent_cache.testing.processes.shapes import Keys, Lineage, Nested
 
 
 class OnSuccessOnly(AgentCacheCache):
@@ -86,6 +86,21 @@ class ForgetsWhatIsInside(Nested):
             return kept[ident]
 
         return call if scope == "global" else super().compose(tool, scope)
+
+
+class DeletesBefore(Keys):
+    """Deletes its keys before the write and not after it."""
+
+    def write(self, tool: Callable[..., Any], resource: str, scope: str) -> Callable[..., Any]:
+        async def nothing(ident: Any, number: Any) -> None: ...
+
+        delete = super().write(nothing, resource, scope)
+
+        async def write(ident: Any, number: Any) -> Any:
+            await delete(ident, number)
+            return await tool(ident, number)
+
+        return write
 
 
 class ForgetsLinks(Lineage):

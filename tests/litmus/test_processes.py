@@ -116,6 +116,7 @@ def test_every_shape_of_calls_for_long(shape: str, backend: str, seed: int) -> N
         ("SaysNothingWasChanged", "C1", {}),
         pytest.param("NarrowsToAnother", "C1", {"writes": "told"}, marks=pytest.mark.soak),
         ("ForgetsWhatIsInside", "C1", {}),
+        ("DeletesBefore", "C1", {}),
         ("ForgetsLinks", "C1", {}),
         pytest.param("ForgetsLinks", "P3", {}, marks=pytest.mark.soak),
         ("ForgetsWhereItBegan", "P3", {}),
@@ -192,6 +193,7 @@ def test_the_command_exits_with_1_for_violations(capsys: pytest.CaptureFixture[s
         (["--backend", "redis://x", "--writes", "nonsense"], "--writes"),
         (["--backend", "redis://x", "--cache", "before", "--reads", "nested"], "nested"),
         (["--backend", "redis://x", "--cache", "agent_cache+nonsense"], "nonsense"),
+        (["--backend", "redis://x", "--reads", "keys", "--freshness", "ttl"], "--reads keys"),
         (["--backend", "redis://x", "--reads", "functions", "--freshness", "ttl"], "--reads functions"),
     ],
 )

@@ -173,6 +173,28 @@ def test_without_its_marker_a_write_that_returned_still_counts() -> None:
     assert story.read(old) == {"C0", "C1", "C2"}
 
 
+def test_without_windows_nobody_knows_of_a_writer_that_died() -> None:
+    story = Story()
+    story.referee.windows = False
+    old = story.load()
+    story.referee.commit(story.begin_write(worker=9), ENTITY)
+    for write in story.referee.died(9):
+        story.referee.buried(write)
+    assert story.read(old) == set()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2", "C4"}
+
+
+def test_what_the_store_could_not_be_told_is_excused_until_the_next_write() -> None:
+    story = Story()
+    old, number = story.load(), story.begin_write()
+    story.referee.commit(number, ENTITY)
+    story.referee.write_ends(number, "returned", 2, undelivered=True)
+    assert story.read(old) == set()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2"}
+
+
 def test_the_failure_of_ones_own_load_only() -> None:
     story = Story()
     load = story.load()

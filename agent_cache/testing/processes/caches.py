@@ -88,6 +88,8 @@ class Cache(Protocol):
             ``"refused"`` is True then says so too.
         by_result: whether a write's resource may name its result (``"item:{result[ident]}"``).
         expires: whether entries expire at any time, so that "cached again" cannot be asked for.
+        windows: whether the store hears of a write before it is made, so that one whose process dies is known of. Where it
+            does not, ``undelivered()`` says whether the store does not know of one that has ended.
         settle: for so many seconds after a write that failed its commit may still land; 0: never.
         grace: for so many seconds after the death of a writer others may still be served what was before.
         grant: seconds after which the window or lead of a dead process is given up.
@@ -100,6 +102,7 @@ class Cache(Protocol):
     no_effect: type[Exception] | None
     by_result: bool
     expires: bool
+    windows: bool
     settle: float
     grace: float
     grant: float
@@ -172,6 +175,7 @@ class AgentCacheCache:
     name = "agent_cache"
     threads = True
     by_result = True
+    windows = True
     settle = SETTLE
     grant = WRITE_LEASE
 
@@ -314,6 +318,7 @@ class NaiveCache:
     single_loads = False
     threads = False
     by_result = False
+    windows = True
     expires = False
     no_effect: type[Exception] | None = None
     settle = 0.0

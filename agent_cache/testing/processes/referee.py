@@ -90,8 +90,10 @@ class Own:
 class Referee:
     """Notes every event of every worker and judges every read: C0 to C4, P2, P3."""
 
-    def __init__(self, checks: frozenset[str] = ALL_CHECKS) -> None:
+    def __init__(self, checks: frozenset[str] = ALL_CHECKS, *, windows: bool = True) -> None:
         self.checks = checks
+        self.windows = windows
+        """Whether the store hears of a write before it is made; else nobody knows of one whose process died."""
         self.now = 0
         self.broken: Counter[str] = Counter()
         """Broken promises by name; one read can break several."""
@@ -208,14 +210,16 @@ class Referee:
         if heard:
             write.heard.append(event)
 
-    def write_ends(self, number: int, how: str, heard: int) -> None:
+    def write_ends(self, number: int, how: str, heard: int, undelivered: bool = False) -> None:
         """Its caller knows: it ``returned``, ``raised``, was ``cancelled``, had ``no effect`` or was ``refused``.
 
         ``heard``: so many of its questions had been answered when it ended, surely before its window was closed.
+        ``undelivered``: the store could not be told; nothing holds until the next write.
         """
         write = self.open.pop(number)
         self.tick()
         self.ended_by[how] += 1
+        self.ended_by["undelivered"] += undelivered
         if how == "refused":
             self.refused += 1
         self._close(write, self._returned if how == "returned" else self._failed)
@@ -223,7 +227,7 @@ class Referee:
             barrier = write.heard[min(heard, len(write.heard) - 1)]
             for entity in write.entities:
                 self._barrier[entity] = max(self._barrier[entity], barrier)
-            if write.split:
+            if write.split or undelivered:
                 self._lost.update(write.entities)
             else:
                 self._lost.difference_update(write.entities)
@@ -244,7 +248,7 @@ class Referee:
         del self.open[write.number]
         self.tick()
         self.ended_by["killed"] += 1
-        if write.adrift or write.split:
+        if write.adrift or write.split or not self.windows:
             self._lost.update(write.versions)
         self._close(write, self._failed)
 

@@ -182,7 +182,7 @@ class Run:
         self.faults = faults
         lossy = any(fault.takes_markers for fault in faults)
         self._lossy = lossy
-        self.referee = Referee(cache.checks - {"C0"} if lossy else cache.checks)
+        self.referee = Referee(cache.checks - {"C0"} if lossy else cache.checks, windows=cache.windows)
         self.desk = Desk(self.referee, cache.grace)
         self.report = Report(cache.name)
         self._folder = tempfile.mkdtemp(prefix="agent-cache-litmus-")

@@ -6,8 +6,9 @@ promises are then made. What does not: the tools, calls and verdicts.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from agent_cache.testing.processes.caches import AgentCacheCache, Setup, Tool
 from agent_cache.testing.rules import RULES
 
-__all__ = ["SHAPES", "Functions", "Lineage", "Nested", "Saying", "shaped"]
+__all__ = ["SHAPES", "Functions", "Keys", "Lineage", "Nested", "Saying", "shaped"]
 
 _DEPTH = 2  # cached tools around the one that is written
 
@@ -169,6 +170,83 @@ def _the_call(whole: bool, owner: Callable[[], str], args: tuple[Any, ...], kwar
     return (("all" if whole else args[0], owner()), {})
 
 
+class Keys(AgentCacheCache):
+    """``AsyncCache``: values under keys, and a write that deletes its keys when it has ended, however it ended.
+
+    Nothing is said to the store before the write, so between its commit and the delete others may be served what was
+    before (C0, C3), and what a process that dies in between had committed is known to nobody.
+    """
+
+    name = "agent_cache, keys"
+    threads = False
+    by_result = False
+    windows = False
+    settle = 0.0
+
+    def __init__(self, setup: Setup, freshness: str | None = None) -> None:
+        if freshness is not None:
+            raise ValueError("--reads keys: AsyncCache has no rules of freshness; leave --freshness out")
+        super().__init__(setup)
+        self.no_effect = None
+        self.checks -= {"C0", "C3"}
+        self._kept: dict[str, list[tuple[Any, bool, str, Callable[[], str]]]] = {}
+
+    def read(self, tool: Tool, resource: str, scope: str, owner: Callable[[], str]) -> Tool:
+        import agent_cache
+
+        family, colon, _ = resource.partition(":")
+        cache = agent_cache.AsyncCache(maxsize=None, namespace=f"{self._setup.prefix}{tool.__name__}")
+        self._kept.setdefault(family, []).append((cache, not colon, scope, owner))
+
+        async def read(ident: Any) -> Any:
+            return await cache.get((ident, owner()), lambda: tool(ident))
+
+        return read
+
+    def write(self, tool: Tool, resource: str, scope: str) -> Tool:
+        family, colon, _ = resource.partition(":")
+        kept = self._kept[family]
+
+        def delete(ident: Any) -> list[Awaitable[None]]:
+            return [
+                cache.clear()
+                if not colon or scope != read_scope
+                else cache.delete(("all" if whole else ident, owner()))
+                for cache, whole, read_scope, owner in kept
+            ]
+
+        async def write(ident: Any, number: Any) -> Any:
+            try:
+                return await tool(ident, number)
+            finally:
+                await _whatever_happens(delete(ident))
+
+        return write
+
+    def undelivered(self) -> bool:
+        """Whether the store does not know of everything that was deleted here."""
+        from agent_cache.engine.outbox import OUTBOX
+
+        return OUTBOX.owes(self._backend)
+
+
+async def _whatever_happens(acts: Sequence[Awaitable[None]]) -> None:
+    """Wait for all of them; a cancellation comes after."""
+
+    async def every() -> None:
+        for act in acts:
+            await act
+
+    task, cancelled = asyncio.ensure_future(every()), None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
 class Lineage(AgentCacheCache):
     """Rollouts: each session has a world of its own, begun in a named state; reads are shared by what was written since.
 
@@ -191,5 +269,6 @@ SHAPES: dict[str, type[AgentCacheCache]] = {
     "depends_on": Saying,
     "nested": Nested,
     "functions": Functions,
+    "keys": Keys,
     "lineage": Lineage,
 }

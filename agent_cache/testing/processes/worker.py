@@ -159,6 +159,7 @@ class Worker:
         self._cache: Cache = load_cache(config.cache)(Setup(config.url, config.prefix, config.idents))
         self._plans: dict[int, _Plan] = {}
         self._late: set[asyncio.Task[None]] = set()
+        self._undelivered: Callable[[], bool] = getattr(self._cache, "undelivered", bool)
         self._slow = False
         self._sessions = [
             Session(f"{config.prefix}{config.worker}-{index}", {"tenant": tenant, "user": user})
@@ -409,7 +410,7 @@ class Worker:
                 client.tell("spurious", f"{write.name}({ident}) raised {error!r} though its tool {plan.outcome}")
         finally:
             del self._plans[number]
-            client.tell("wr", number, how, plan.heard)
+            client.tell("wr", number, how, plan.heard, self._undelivered())
 
     # -- the tools ----------------------------------------------------------------------------------------------
 
