@@ -195,6 +195,20 @@ def test_what_the_store_could_not_be_told_is_excused_until_the_next_write() -> N
     assert story.read(old) == {"C0", "C1", "C2"}
 
 
+def test_a_write_that_had_begun_before_says_nothing_of_what_was_lost_since() -> None:
+    """The store may have heard of it before what was lost was loaded, and its caller of its end only after."""
+    story = Story()
+    earlier, number = story.begin_write(), story.begin_write()
+    old = story.load()
+    story.referee.commit(number, ENTITY)
+    story.referee.tool_ends(number, heard=True)
+    story.referee.write_ends(number, "returned", 3, undelivered=True)
+    story.referee.write_ends(earlier, "raised", 1)
+    assert story.read(old) == set()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2"}
+
+
 def test_the_failure_of_ones_own_load_only() -> None:
     story = Story()
     load = story.load()

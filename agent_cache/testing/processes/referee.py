@@ -8,7 +8,7 @@ what is going on in which process, and the verdict on one read. What does not: s
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["ALL_CHECKS", "Load", "Reading", "Referee", "Write"]
@@ -126,7 +126,7 @@ class Referee:
         self._barrier: Counter[str] = Counter()
         self._adrift: Counter[str] = Counter()
         """Entities being written without a marker: C0 and C3 do not hold."""
-        self._lost: set[str] = set()
+        self._lost: dict[str, int] = {}
         """Entities whose writer died without a marker, or wrote to a split brain: nothing holds until the next write."""
         self._seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._history: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
@@ -142,7 +142,7 @@ class Referee:
 
     def is_lost(self, entities: list[str]) -> bool:
         """Whether nothing can be promised about one of them: its last writer died, its marker was gone before."""
-        return not self._lost.isdisjoint(entities)
+        return not self._lost.keys().isdisjoint(entities)
 
     # -- loads --------------------------------------------------------------------------------------------------
 
@@ -228,9 +228,12 @@ class Referee:
             for entity in write.entities:
                 self._barrier[entity] = max(self._barrier[entity], barrier)
             if write.split or undelivered:
-                self._lost.update(write.entities)
+                self._loses(write.entities)
             else:
-                self._lost.difference_update(write.entities)
+                began = write.heard[0]
+                for entity in write.entities:  # one that had begun before that may have been told of earlier
+                    if self._lost.get(entity, self.now) < began:
+                        del self._lost[entity]
 
     def died(self, worker: int) -> list[Write]:
         """A worker is gone, and everything it had said has been heard; its writes stay open until :meth:`buried`."""
@@ -249,8 +252,11 @@ class Referee:
         self.tick()
         self.ended_by["killed"] += 1
         if write.adrift or write.split or not self.windows:
-            self._lost.update(write.versions)
+            self._loses(write.versions)
         self._close(write, self._failed)
+
+    def _loses(self, entities: Iterable[str]) -> None:
+        self._lost.update(dict.fromkeys(entities, self.now))
 
     def _close(self, write: Write, floor: Counter[str]) -> None:
         for entity, version in write.versions.items():
