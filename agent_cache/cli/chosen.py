@@ -99,13 +99,15 @@ def one_of(entries: list[StoredEntry], key: str) -> StoredEntry:
 async def the_one(backend: Any, key: str) -> StoredEntry:
     """The entry of a key, or of the beginning of a digest, its payload with it."""
     short = key.lower()
-    if len(short) < _LEAST:
-        raise click.UsageError(f"give at least {_LEAST} characters of the key")
+    enough = len(short) >= _LEAST
 
     def fits(entry: StoredEntry) -> bool:
-        return entry.name == key or (entry.is_tool and entry.name.startswith(short))
+        return entry.name == key or (enough and entry.is_tool and entry.name.startswith(short))
 
-    found = one_of(await collected(backend, fits), key)
+    fitting = await collected(backend, fits)
+    if not fitting and not enough:
+        raise click.UsageError(f"give at least {_LEAST} characters of a digest")
+    found = one_of(fitting, key)
     scanned: AsyncIterator[StoredEntry] = backend.scan(payloads=True)
     async for entry in scanned:
         if entry.key == found.key:

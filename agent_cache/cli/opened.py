@@ -55,18 +55,18 @@ def _opened(url: str | None, *, new_ok: bool) -> Any:
         fix = "memory belongs to the process that has it: ask get_metrics() there, or use disk:// or redis://"
         raise ConfigurationError("url", url, fix)
     if parts.scheme == "disk":
-        _check_file(url, Path(unquote(parts.netloc + parts.path)).expanduser(), new_ok=new_ok)
+        _check_file(Path(unquote(parts.netloc + parts.path)).expanduser(), new_ok=new_ok)
     made = backend_from_url(url, "url", secret=os.environ.get("AGENT_CACHE_SECRET", "").encode())
     return getattr(made, "far", made)  # near copies of a program that ends at once are of no use
 
 
-def _check_file(url: str, path: Path, *, new_ok: bool) -> None:
+def _check_file(path: Path, *, new_ok: bool) -> None:
     """A program starts empty where it cannot trust a file. Who types a path must not lose what is there by it."""
     if not path.is_file() or (new_ok and not path.stat().st_size):
         if new_ok:
             return
-        raise ConfigurationError("url", without_password(url), "there is no such file; is the path right?")
+        raise ConfigurationError("url", f"disk://{path}", "there is no such file; is the path right?")
     why = import_module("agent_cache.backends.disk.files").unfit(str(path))
     if why:
         fix = f"no cache to be worked on: {why}. A program would start empty there; this one leaves the file as it is"
-        raise ConfigurationError("url", without_password(url), fix)
+        raise ConfigurationError("url", f"disk://{path}", fix)

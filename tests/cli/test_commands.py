@@ -69,10 +69,13 @@ def test_show_takes_the_beginning_of_a_digest(run: Run, filled: str) -> None:
 def test_show_finds_a_value_by_its_key(run: Run, url: str) -> None:
     async def store(backend: Any) -> None:
         await backend.set("hello there", [1, 2])
+        await backend.set("v1", 3)
 
     in_store(url, store, new_ok=True)
     assert json.loads(_json(run("show", "hello there", "--json", "--url", url))["value"]) == [1, 2]
     assert _json(run("explain", "hello there", "--json", "--url", url))["verdict"] == "served"
+    assert _json(run("show", "v1", "--json", "--url", url))["value"] == "3"  # four characters are for digests
+    assert "at least 4" in run("show", "v2", "--url", url, code=2).output
 
 
 def test_explain_says_who_dropped_it(run: Run, filled: str) -> None:
@@ -247,7 +250,7 @@ def test_shell_completion() -> None:
 @pytest.mark.parametrize("kind", ["text", "copy", "empty", "another program's", "another version"])
 def test_no_command_destroys_what_is_at_a_path(run: Run, kind: str, line: list[str], tmp_path: Path) -> None:
     """A program starts empty where it cannot trust a file: it is emptied, or put aside. Who only looks must not lose it."""
-    path = tmp_path / "place" / "notes.db"
+    path = tmp_path / "a place" / "notes.db"
     path.parent.mkdir()
     made = tmp_path / "cache.db"
     asyncio.run(_value_in(f"disk://{made}"))
@@ -267,6 +270,7 @@ def test_no_command_destroys_what_is_at_a_path(run: Run, kind: str, line: list[s
     before = path.read_bytes()
     result = run(*line, "--url", f"disk://{path}", code=2)
     assert path.read_bytes() == before
+    assert str(path) in result.output
     assert list(path.parent.iterdir()) == [path]
     assert result.output
     assert "1 entry" in run("ls", "--url", f"disk://{made}").stdout  # the one that was copied is as it was
