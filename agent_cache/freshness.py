@@ -21,7 +21,7 @@ __all__ = ["ExpiredEntry", "Freshness", "Validator", "checked_freshness", "retry
 
 _LONGEST_REST = 86_400.0  # seconds; a source that asks for more is asked again after a day
 _DAY = 86_400.0
-_MOST_BETA = 1e9
+_MOST_BETA = 1e300  # what a float can hold, with room for a load time
 
 
 @dataclass(frozen=True, slots=True)
