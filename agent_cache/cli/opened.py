@@ -62,10 +62,12 @@ def _opened(url: str | None, *, new_ok: bool) -> Any:
 
 def _check_file(path: Path, *, new_ok: bool) -> None:
     """A program starts empty where it cannot trust a file. Who types a path must not lose what is there by it."""
-    if not path.is_file() or (new_ok and not path.stat().st_size):
+    if not path.is_file():
         if new_ok:
             return
         raise ConfigurationError("url", f"disk://{path}", "there is no such file; is the path right?")
+    if not path.stat().st_size:
+        return  # nothing to lose
     why = import_module("agent_cache.backends.disk.files").unfit(str(path))
     if why:
         fix = f"no cache to be worked on: {why}. A program would start empty there; this one leaves the file as it is"

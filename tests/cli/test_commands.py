@@ -247,7 +247,7 @@ def test_shell_completion() -> None:
 
 
 @pytest.mark.parametrize("line", [["stats"], ["ls"], ["doctor", "--check"], ["clear", "--yes"], ["invalidate", "cart"]])
-@pytest.mark.parametrize("kind", ["text", "copy", "empty", "another program's", "another version"])
+@pytest.mark.parametrize("kind", ["text", "copy", "another program's", "another version"])
 def test_no_command_destroys_what_is_at_a_path(run: Run, kind: str, line: list[str], tmp_path: Path) -> None:
     """A program starts empty where it cannot trust a file: it is emptied, or put aside. Who only looks must not lose it."""
     path = tmp_path / "a place" / "notes.db"
@@ -256,8 +256,6 @@ def test_no_command_destroys_what_is_at_a_path(run: Run, kind: str, line: list[s
     asyncio.run(_value_in(f"disk://{made}"))
     if kind == "text":
         path.write_text("what I must not forget\n", "utf-8")
-    elif kind == "empty":
-        path.write_bytes(b"")
     elif kind == "another program's":
         with closing(sqlite3.connect(path)) as db:
             db.execute("CREATE TABLE notes (text)")
