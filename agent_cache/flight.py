@@ -84,19 +84,21 @@ def inside(flights: Iterable[Flight]) -> None:
 class Flight:
     """One load, under way or landed."""
 
+    # Of the class until they are set: most loads land with none of it.
+    landed: Landed | None = None
+    left_alone = False
+    """Nobody is to join it any more."""
+    goes_on = False
+    """It is not cancelled when its last rider leaves."""
+    successor: Flight | None = None
+    """The load that one of those who only watched this one began next: it is for all of them."""
+
     def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
         self.table = table
         self.key = key
         self.token = token
         self.order = next(table.orders)
-        self.landed: Landed | None = None
-        self.left_alone = False
-        """Nobody is to join it any more."""
         self.waits_for: dict[Flight, int] = {}
-        self.goes_on = False
-        """It is not cancelled when its last rider leaves."""
-        self.successor: Flight | None = None
-        """The load that one of those who only watched this one began next: it is for all of them."""
 
     @property
     def is_lost(self) -> bool:
@@ -138,13 +140,14 @@ class Flight:
 class TaskFlight(Flight):
     """The load of an ``async def`` tool, in a task of its own."""
 
+    _task: asyncio.Task[None] | None = None
+    _landing: Callable[[], object] | None = None
+
     def __init__(self, table: FlightTable, key: Hashable, token: Hashable | None) -> None:
-        super().__init__(table, key, token)
+        Flight.__init__(self, table, key, token)  # as super() would, at half the price
         self.loop = asyncio.get_running_loop()
         self._riders: dict[asyncio.Future[None], None] = {}  # in order of arrival: runs are reproducible
         self._watchers: dict[asyncio.Future[None], None] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._landing: Callable[[], object] | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -178,11 +181,11 @@ class TaskFlight(Flight):
 
     async def _run(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         _inside.set((*_inside.get(), self))
-        landed = Landed(error=asyncio.CancelledError())
+        landed: Landed | None = None
         try:
             landed = await load()
         finally:
-            self._land(landed)
+            self._land(Landed(error=asyncio.CancelledError()) if landed is None else landed)
 
     def _land(self, landed: Landed) -> None:
         with self.table.lock:
@@ -313,11 +316,12 @@ class ThreadFlight(Flight):
     def run(self, load: Callable[[], Landed]) -> Landed:
         """Load here and now."""
         reset = _inside.set((*_inside.get(), self))
-        landed = Landed(error=KeyboardInterrupt())
+        done: Landed | None = None
         try:
-            landed = load()
-            return landed
+            done = load()
+            return done
         finally:
+            landed = Landed(error=KeyboardInterrupt()) if done is None else done
             _inside.reset(reset)
             with self.table.lock:
                 self.landed = landed
@@ -381,6 +385,8 @@ class FlightTable:
         ``(flight, False)``: wait until it is over, then ask again. ``waits=False``: the caller only wants it to be loaded,
         some time. Call with the lock held.
         """
+        if token is not None and key not in self._by_token:
+            return None, False
         for flight in self._candidates(key, token):
             if flight.is_lost:
                 self.remove(flight)

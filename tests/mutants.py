@@ -665,7 +665,7 @@ MUTANTS = [
     mutant(
         "told: children not moved (memory)",
         MEMORY,
-        "            self._move(children, fresh, mine.writer)\n",
+        "            if children:\n                self._move(children, fresh, mine.writer)\n",
         "",
         CONTRACT,
     ),

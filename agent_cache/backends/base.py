@@ -186,16 +186,16 @@ class NewEntry:
     chain: Chain
     lead: Lead | None = None
     stamp: Hashable = None
-    namespace: str = field(default="", kw_only=True)
+    namespace: str = ""
     """The application's, as it was configured: whose quota it counts towards. It is part of the key already."""
-    grace: float = field(default=0.0, kw_only=True)
-    cost: float = field(default=0.0, kw_only=True)
+    grace: float = 0.0
+    cost: float = 0.0
     """What the tool says that a load costs, beside the time it takes."""
-    digest: bytes | None = field(default=None, kw_only=True)
+    digest: bytes | None = None
     """The call's, whoever makes it; the very key where that is it."""
-    age: float = field(default=0.0, kw_only=True)
+    age: float = 0.0
     """Seconds since it was loaded, where that is not just now: it was moved here from another store."""
-    arguments: str = field(default="", kw_only=True)
+    arguments: str = ""
     """The call's arguments for people to read, where that was asked for (``store_args``)."""
 
 

@@ -72,9 +72,22 @@ def tags_of_call(short: CallForm) -> CallTags:
 
 def label_bytes(tags: Sequence[Tag], entry: NewEntry) -> bytes:
     """The label of an entry under these tags; without arguments where it would be too long, empty where it is still."""
+    if not entry.arguments and isinstance(tags, CallTags) and (made := _short(tags, entry)):
+        return made
     made = _written(tags, entry, entry.arguments)
     if len(made) > MOST_BYTES and entry.arguments:
         made = _written(tags, entry, "")
+    return made if len(made) <= MOST_BYTES else b""
+
+
+def _short(tags: CallTags, entry: NewEntry) -> bytes:
+    """What :func:`_written` makes of nearly every entry, from parts that others have too; empty where that does not fit."""
+    asked, (head, bucket) = tags.shared.asked, tags.own[0][2]
+    if asked is None or asked[1] != head[1:]:
+        return b""
+    known = known_tool(entry.group)
+    name, resource = ("", "") if known is None else (known.name, known.resource)
+    made = _head(_CALL, entry.namespace, name, resource, asked[1]) + _text(bucket) + _where(asked[2], asked[0])
     return made if len(made) <= MOST_BYTES else b""
 
 
@@ -138,6 +151,11 @@ def _path(texts: Sequence[str]) -> bytes:
 def _texts(texts: tuple[str, ...]) -> bytes:
     """Of a chain: most are those of other entries too."""
     return _path(texts)
+
+
+@lru_cache(maxsize=512)
+def _where(chain: Chain, paths: tuple[Path, ...]) -> bytes:
+    return _texts(chain) + _count(len(paths)) + b"".join([_path(path) for path in paths])
 
 
 @lru_cache(maxsize=512)

@@ -80,7 +80,7 @@ class TagRecord:
 class Snapshot:
     """The versions and fences of some tags at one moment; entries loaded under it share it. Equal when all of them are."""
 
-    __slots__ = ("__weakref__", "_hash", "epoch", "fences", "records", "seen", "tags", "unfenced", "versions")
+    __slots__ = ("__weakref__", "_hash", "epoch", "fences", "quiet", "records", "seen", "tags", "unfenced", "versions")
 
     def __init__(self, records: tuple[TagRecord, ...], epoch: bytes, tags: SharedTags | None = None) -> None:
         self.tags = tags  # alive as long as this is
@@ -90,6 +90,9 @@ class Snapshot:
         self.epoch = epoch
         self.seen: object = None  # the generation under which the versions were last found to be these
         self.unfenced: object = None  # the same of the fences
+        self.quiet: object = (
+            None  # the same, and nobody was writing: a window that opens, or settles, is another generation
+        )
         self._hash = hash((self.fences, epoch))
 
     def __hash__(self) -> int:
@@ -292,6 +295,7 @@ class MemoryStore(MovableBlocking):
         self._own: dict[Tag, TagRecord] = {}  # of calls' own tags: only those that were ever moved
         self._floor = 0  # the version and fence of an own tag without a record
         self._snapshots: weakref.WeakValueDictionary[SharedTags, Snapshot] = weakref.WeakValueDictionary()
+        self._held_snapshots: dict[SharedTags, weakref.ref[Snapshot]] = cast(Any, self._snapshots).data  # as above
         self._settling: list[tuple[float, tuple[TagRecord, ...]]] = []
         self._entries: dict[bytes | str, Entry] = {}
         self._ring: EvictionPolicy[Entry] = eviction_policy(
@@ -330,7 +334,7 @@ class MemoryStore(MovableBlocking):
                     entry.visited = True
                     return _found(entry, now, own_version, entry, generation)
             token = self._token(tags)
-            if self._is_blocked(token, now):
+            if (self._own or token.base.quiet is not self.generation) and self._is_blocked(token, now):
                 return Blocked()
             return Missing(token, why, dropped_by, kept)
 
@@ -347,12 +351,13 @@ class MemoryStore(MovableBlocking):
         """
         now = self.clock()
         with self._lock:
-            mine = cast(Token, token)
+            mine: Any = token
             if not self._accepts(mine, now):
                 return False
             if entry.stored.size > self.max_entry_bytes:
                 refuse_larger(entry.stored.size, self.max_entry_bytes)
-            kind = self._lasting_type if _has_more(mine, entry) else self._entry_type
+            plain = entry.digest is entry.key and entry.stamp is None and not entry.grace and not entry.arguments
+            kind = self._entry_type if plain or not _has_more(mine, entry) else self._lasting_type
             if not self._insert(kind(self, mine, entry, now), entry.maxsize):
                 text = f"{entry.stored.size} bytes, more than there is room for (max_bytes, or the namespace's quota)"
                 raise UnstorableResultError("too_large", text)
@@ -367,10 +372,10 @@ class MemoryStore(MovableBlocking):
             records = self._written(tags)
             fresh = self._fresh()
             window = Window(tags, records, fresh, writer)
-            self._move(records, fresh, writer)
             now = self.clock()
             for record in records:
                 record.open(window, now, now + self.write_lease)
+            self._move(records, fresh, writer)  # after they are marked: its new generation says both
             return window
 
     def end(
@@ -392,8 +397,9 @@ class MemoryStore(MovableBlocking):
                 written = frozenset(narrowed)
                 children = self._written([tag for tag in narrowed if tag not in mine.tags])
             fresh, now = self._fresh(), self.clock()
-            self._move(children, fresh, mine.writer)
-            for tag, record, (before, writer) in zip(mine.tags, mine.records, mine.before, strict=True):
+            if children:
+                self._move(children, fresh, mine.writer)
+            for tag, record, (before, writer) in zip(mine.tags, mine.records, mine.before):  # noqa: B905 - one of each
                 marked = record.writers.pop(mine, 0.0) > now
                 restored = written is not None and tag not in written and marked and record.version is mine.mine
                 self._move_one(record, fresh, mine.writer)
@@ -504,15 +510,24 @@ class MemoryStore(MovableBlocking):
 
     def _accepts(self, token: Token, now: float) -> bool:
         """The token check: no version or fence has moved since, and nobody is writing."""
-        base = token.base
+        base, generation = token.base, self.generation
+        if base.quiet is generation and base.unfenced is generation and base.seen is generation and not self._own:
+            return self._floor <= token.since  # looked at before, and nothing has moved since
         if self._own_state(token.own)[1] > token.since or not self._holds(base):
             return False
         return self._is_unfenced(base) and not self._is_blocked(token, now)
 
     def _is_blocked(self, token: Token, now: float) -> bool:
-        for record in token.base.records:
-            if (record.writers or record.settles_at) and record.is_blocked(now):
-                return True
+        base, generation = token.base, self.generation  # before anything is looked at, as in _holds
+        if base.quiet is not generation:
+            quiet = True
+            for record in base.records:
+                if record.writers or record.settles_at:
+                    if record.is_blocked(now):
+                        return True
+                    quiet = False  # for now
+            if quiet:
+                base.quiet = generation
         own = self._own
         return bool(own) and any(tag in own and own[tag].is_blocked(now) for tag in token.own)
 
@@ -536,11 +551,16 @@ class MemoryStore(MovableBlocking):
         if not isinstance(tags, CallTags):
             return Token(Snapshot(self._records_of(tags), self._epoch), (), self._floor, self._floor, self._last)
         shared = tags.shared
-        base = self._snapshots.get(shared)
-        if base is None or not (self._holds(base) and self._is_unfenced(base)):
-            generation = self.generation  # before the versions are read, as in _holds
+        found = self._held_snapshots.get(shared)
+        base = None if found is None else found()
+        generation = self.generation  # before the versions are read, as in _holds
+        if base is None or not (
+            (base.seen is generation and base.unfenced is generation) or (self._holds(base) and self._is_unfenced(base))
+        ):
             base = self._snapshots[shared] = Snapshot(self._records_of(shared.tags), self._epoch, shared)
             base.seen = base.unfenced = generation
+        if not self._own:
+            return Token(base, tags.own, self._floor, self._floor, self._last)
         return Token(base, tags.own, *self._own_state(tags), self._last)
 
     def _own_state(self, tags: Sequence[Tag]) -> tuple[int, int]:

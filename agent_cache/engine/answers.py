@@ -47,14 +47,14 @@ class Report:
 
     outcome: Outcome
     reason: str | None = None
-    age: float | None = None
     landed: Landed | None = None
-    failed: bool = False
-    saved: float | None = None
-    """Seconds that the load of what was served had taken; None where nothing was saved."""
     dropped_by: str | None = None
     found: Found | None = None
     """The entry that was served, of a plain hit."""
+    age: float | None = None
+    saved: float | None = None
+    """Seconds that the load of what was served had taken; None where nothing was saved."""
+    failed: bool = False
 
 
 def shared(landed: Landed) -> Answer | None:

@@ -12,7 +12,23 @@ from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import BackendError
 
-__all__ = ["ask"]
+__all__ = ["ask", "ask_here", "heard"]
+
+
+def ask_here(tool: ReadTool, call: ReadCall, token_only: bool) -> Lookup | Down:
+    """What :class:`Ask` does, of a backend of this process: there is nothing to wait for."""
+    try:
+        return call.backend.sync.lookup(None if token_only else call.key, call.tags, tool.codec)
+    except Exception as error:  # noqa: BLE001 - a failing cache never fails a tool; it is counted and reported
+        return Down(error)
+
+
+def heard(tool: ReadTool, view: View, call: ReadCall, found: Lookup | Down) -> None:
+    """An outage has begun, or is over. To be told of every answer that was Down, and of all while there are outages."""
+    if isinstance(found, Down):
+        backend_failed(view, tool.resource, call.backend, found)
+    else:
+        backend_answered(call.backend)
 
 
 def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
@@ -30,10 +46,7 @@ def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lo
         if moved.down is not None:
             backend_failed(view, tool.resource, call.backend, moved.down)
             return moved.down
-    question = Ask(call, tool.codec, token_only=token_only)
-    found: Lookup | Down = question.go_blocking() if call.backend.in_process else (yield question)
-    if isinstance(found, Down):
-        backend_failed(view, tool.resource, call.backend, found)
-    else:
-        backend_answered(call.backend)
+    question = Ask(call, tool.codec, token_only)
+    found: Lookup | Down = ask_here(tool, call, token_only) if call.backend.in_process else (yield question)
+    heard(tool, view, call, found)
     return found

@@ -215,15 +215,16 @@ def _prepared(tool: ReadTool, view: View, values: tuple[Any, ...]) -> ReadCall |
     chain, identity = whose
     if policy.scope == "lineage" and view.session is not None:
         return _in_lineage(tool, view.session, paths, digest, chain, identity)
-    call = ReadCall(
-        tool=tool,
-        key=_entry_key(digest, identity),
-        digest=digest,
-        tags=call_tags(shared_tags(paths, tool.group, chain), bucket_path(tool.group, digest)),
-        chain=chain,
-        dies_with_session=policy.scope == "session",
-        backend=backend_for(policy.backend, view.session),
-        ttl=_ttl(tool, values),
+    ttl = policy.ttl if tool.ttl_of is None else tool.ttl_of(values)
+    call = ReadCall(  # by position: naming them costs as much as the object
+        tool,
+        _entry_key(digest, identity),
+        digest,
+        call_tags(shared_tags(paths, tool.group, chain), bucket_path(tool.group, digest)),
+        chain,
+        policy.scope == "session",
+        backend_for(policy.backend, view.session),
+        settings.default_ttl if ttl is None and tool.ttl_of is None else ttl,
     )
     if REMEMBERED and (more := REMEMBERED.get(call.key)) is not None:
         call.declared, call.base_key = call.tags, call.key
@@ -252,12 +253,6 @@ def _in_lineage(
         ttl=tool.policy.ttl if tool.policy.ttl is not None else settings.default_ttl,
         mark=mark,
     )
-
-
-def _ttl(tool: ReadTool, values: tuple[Any, ...]) -> float | None:
-    if tool.ttl_of is not None:
-        return tool.ttl_of(values)
-    return tool.policy.ttl if tool.policy.ttl is not None else settings.default_ttl
 
 
 def backend_for(own: Backend | None, session: SessionState | None) -> Backend:

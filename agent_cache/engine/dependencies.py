@@ -66,21 +66,21 @@ class LoadNotes:
     depends on of that which was remembered (``used``), and of how much no token is there from before it was read.
     """
 
-    __slots__ = ("added", "call", "fenced", "outer", "over", "parts", "personal", "refused", "unproven", "used")
+    # Of the class until they are set: most loads come to depend on nothing more, and each has its notes.
+    added: dict[Tag, None] | None = None
+    used: set[Tag] | None = None
+    parts: list[tuple[Part, Token]] | None = None
+    refused: str | None = None
+    personal = False
+    """It read what may be another one for another session."""
+    unproven = 0
+    over = False
 
-    def __init__(self, call: ReadCall, *, fenced: bool = True) -> None:
+    def __init__(self, call: ReadCall, fenced: bool = True) -> None:
         self.call = call
         self.fenced = fenced
         """It has a token, and may be kept. Of one that has none it is only asked whose it is."""
         self.outer: Noting | None = loading.get()
-        self.added: dict[Tag, None] | None = None
-        self.used: set[Tag] | None = None
-        self.parts: list[tuple[Part, Token]] | None = None
-        self.refused: str | None = None
-        self.personal = False
-        """It read what may be another one for another session."""
-        self.unproven = 0
-        self.over = False
 
     def chain_of_loads(self) -> list[LoadNotes]:
         """This load and those it was called in, as far as they are under way."""

@@ -306,13 +306,13 @@ class Fly:
         if found is None:
             flight.start(lambda: drive(self.line()))
             if flight.landed is not None:  # it never had to wait
-                return Flown(flight.landed, led=True)
+                return Flown(flight.landed, True)
             if self.announce is not None:
                 self.announce(flight)
             with FLIGHTS.lock:
                 flight.wait_begins()
         landed = await flight.ride(share=share)
-        return Flown(landed if share else None, led=found is None, watched=None if share else flight)
+        return Flown(landed if share else None, found is None, False, None if share else flight)
 
     def _find(self) -> tuple[Flight | None, bool]:
         if self.token is None and (successor := FLIGHTS.next_after(self.watched, self.arrived)) is not None:
@@ -333,7 +333,7 @@ class Fly:
                 if self.watched is not None:
                     self.watched.successor = flight
         if found is None:
-            return Flown(flight.run(lambda: drive_blocking(self.line())), led=True)
+            return Flown(flight.run(lambda: drive_blocking(self.line())), True)
         landed = flight.ride(share=share)
         return Flown(landed if share else None, watched=None if share else flight)
 
@@ -367,6 +367,9 @@ class Begin:
         windows: list[Window | Down] = []
         stop: asyncio.CancelledError | None = None
         for backend in self.backends:
+            if backend.in_process:  # never waits, so nothing can come in between
+                windows.append(self._begin_here(backend))
+                continue
             window, cancelled = await _shielded(backend, partial(backend.begin, self.tags, self.writer))
             windows.append(window)
             stop = stop or cancelled
@@ -377,13 +380,13 @@ class Begin:
         return windows
 
     def go_blocking(self) -> list[Window | Down]:
-        windows: list[Window | Down] = []
-        for backend in self.backends:
-            try:
-                windows.append(backend.sync.begin(self.tags, self.writer))
-            except Exception as error:  # noqa: BLE001 - as above
-                windows.append(Down(error))
-        return windows
+        return [self._begin_here(backend) for backend in self.backends]
+
+    def _begin_here(self, backend: Backend) -> Window | Down:
+        try:
+            return backend.sync.begin(self.tags, self.writer)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -414,6 +417,9 @@ class End:
     async def go(self) -> Ended:
         ended = Ended([])
         for backend, window in reversed(self.windows):
+            if backend.in_process:
+                ended.replies.append(self._end_here(backend, window))
+                continue
             ending = partial(backend.end, window, **self._how())
             reply, cancelled = await _shielded(backend, ending)
             ended.replies.append(reply if isinstance(reply, Down) else None)
@@ -422,16 +428,19 @@ class End:
         return ended
 
     def go_blocking(self) -> Ended:
-        replies: list[Down | None] = []
-        for backend, window in reversed(self.windows):
-            try:
-                backend.sync.end(window, **self._how())
-            except Exception as error:  # noqa: BLE001 - as above
-                replies.append(Down(error))
-            else:
-                replies.append(None)
+        replies = [self._end_here(backend, window) for backend, window in reversed(self.windows)]
         replies.reverse()
         return Ended(replies)
+
+    def _end_here(self, backend: Backend, window: Window) -> Down | None:
+        try:
+            if self.narrowed is None:
+                backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
+            else:
+                backend.sync.end(window, **self._how())
+        except Exception as error:  # noqa: BLE001 - as above
+            return Down(error)
+        return None
 
 
 @dataclass(slots=True, eq=False)

@@ -139,11 +139,11 @@ def _load(
             if renewed is not None:
                 return renewed
     began = time.monotonic()
-    notes = LoadNotes(call, fenced=token is not None) if call is not None else None
-    ran: Ran = yield Run(tool, values, notes=notes)
-    landed = Landed(ran.value, error=ran.error, seconds=time.monotonic() - began)
-    if ran.error is not None:
-        landed.trace = ran.error.__traceback__
+    notes = LoadNotes(call, token is not None) if call is not None else None
+    ran: Ran = yield Run(tool, values, (), notes)
+    error = ran.error
+    # By position, here and below: on the way of every miss, where naming them costs as much as the object.
+    landed = Landed(ran.value, None, error, None if error is None else error.__traceback__, time.monotonic() - began)
     if notes is not None and notes.personal:
         landed.only_in = (current_view().session,)
     if call is not None and call.mark is not None and not call.mark.holds:
@@ -151,7 +151,7 @@ def _load(
         landed.refused = "own_write"
         view.count(tool.resource, "fenced_out", reason="own_write")
         token = None
-    if ran.error is not None:
+    if error is not None:
         if fresh is not None and fresh.errors and call is not None and token is not None and _is_covered(notes):
             yield from _keep_error(tool, view, values, call, token, lead, landed)
         return landed
@@ -173,9 +173,18 @@ def _load(
         if covering is None:
             return landed
         (call, token), lead = covering, None
-    fill = _fill(tool, values, call, token, lead, landed.stored, landed.seconds, terms)
-    filled = fill.go_blocking() if call.backend.in_process else (yield fill)
-    _filled(tool, view, call, landed, filled)
+    entry = _entry(tool, values, call, lead, landed.stored, landed.seconds, terms)
+    if not call.backend.in_process:
+        filled: bool | Down = yield Fill(call.backend, token, entry)
+    else:
+        try:
+            filled = call.backend.sync.fill(token, entry)
+        except Exception as failure:  # noqa: BLE001 - as of any effect: counted and reported
+            filled = Down(failure)
+    if filled is True:  # as nearly always
+        landed.kept = True
+    else:
+        _filled(tool, view, call, landed, filled)
     return landed
 
 
@@ -190,7 +199,9 @@ def _frozen(
         if keep and call is not None:
             # What stays in a process needs no written form, what leaves it does.
             size = stored.size if call.backend.in_process else len(stored.payload())
-            refuse_larger(size, getattr(call.backend, "max_entry_bytes", MAX_ENTRY_BYTES))
+            limit = getattr(call.backend, "max_entry_bytes", MAX_ENTRY_BYTES)
+            if size > limit:
+                refuse_larger(size, limit)
     except UnstorableResultError as error:
         landed.refused = error.reason
         if call is not None:
@@ -225,38 +236,25 @@ def _is_covered(notes: LoadNotes | None) -> bool:
     return notes is None or notes.added is None
 
 
-def _fill(
+def _entry(
     tool: ReadTool,
     values: tuple[Any, ...],
     call: ReadCall,
-    token: Token,
     lead: Lead | None,
     stored: Stored,
     load_seconds: float,
     terms: Terms | None,
-) -> Fill:
-    """``terms``: None for those of the call."""
+) -> NewEntry:
+    """What is stored. ``terms``: None for those of the call."""
     ttl, grace, exact = (call.ttl, 0.0, False) if terms is None else terms
-    if ttl is not None and tool.policy.jitter and not exact:
-        ttl *= 1.0 - tool.policy.jitter * _chance.random()
-    group, maxsize, namespace = tool.group, tool.policy.maxsize, settings.namespace
+    policy = tool.policy
+    if ttl is not None and policy.jitter and not exact:
+        ttl *= 1.0 - policy.jitter * _chance.random()
     arguments = readable(tool, values) if settings.store_args else ""
-    entry = NewEntry(
-        call.key,
-        stored,
-        ttl,
-        load_seconds,
-        group,
-        maxsize,
-        call.chain,
-        lead,
-        namespace=namespace,
-        cost=tool.policy.cost,
-        digest=call.digest,
-        grace=grace,
-        arguments=arguments,
-    )
-    return Fill(call.backend, token, entry)
+    return NewEntry(
+        call.key, stored, ttl, load_seconds, tool.group, policy.maxsize, call.chain, lead, None,
+        settings.namespace, grace, policy.cost, call.digest, 0.0, arguments,
+    )  # fmt: skip
 
 
 def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, filled: bool | Down) -> None:
@@ -288,7 +286,8 @@ def _keep_error(
         return
     found = error_terms(tool, view, fresh, error, landed)
     if found is not None:
-        filled = yield _fill(tool, values, call, token, lead, found[0], landed.seconds, found[1])
+        entry = _entry(tool, values, call, lead, found[0], landed.seconds, found[1])
+        filled = yield Fill(call.backend, token, entry)
         _filled(tool, view, call, landed, filled)
 
 
@@ -319,7 +318,8 @@ def _renewed(
         return None
     terms = value_terms(tool, view, call, fresh, landed.value, landed)
     if terms is not None:
-        filled = yield _fill(tool, values, call, token, lead, kept.stored, kept.load_seconds, terms)
+        entry = _entry(tool, values, call, lead, kept.stored, kept.load_seconds, terms)
+        filled = yield Fill(call.backend, token, entry)
         _filled(tool, view, call, landed, filled)
     return landed
 

@@ -31,15 +31,16 @@ class Outbox:
 
     def __init__(self) -> None:
         self._lock = renewed_after_fork(self, "_lock")
-        self._owed: dict[int, tuple[Backend, dict[Tag, object]]] = {}
+        self.debts: dict[int, tuple[Backend, dict[Tag, object]]] = {}
+        """By the backend's id. Empty while nothing is owed to any: each read looks."""
         self._couriers = Couriers(self._deliver, self.owes)
 
     def __bool__(self) -> bool:
-        return bool(self._owed)
+        return bool(self.debts)
 
     def owe(self, backend: Backend, tags: tuple[Tag, ...]) -> None:
         with self._lock:
-            _, owed = self._owed.setdefault(id(backend), (backend, {}))
+            _, owed = self.debts.setdefault(id(backend), (backend, {}))
             debt = object()  # a new one each time: delivering an older one does not settle it
             owed.update(dict.fromkeys(tags, debt))
             if len(owed) > _MAX_TAGS:
@@ -61,23 +62,23 @@ class Outbox:
 
     def owes(self, backend: Backend) -> bool:
         """Whether a backend does not know of everything that was written: what it has may be from before."""
-        _, owed = self._owed.get(id(backend), _NOTHING)
+        _, owed = self.debts.get(id(backend), _NOTHING)
         return bool(owed)
 
     def owed_to(self, backend: Backend) -> dict[Tag, object]:
         """The tags a backend is owed, each with the debt that :meth:`delivered` settles."""
         with self._lock:
-            return dict(self._owed[id(backend)][1]) if id(backend) in self._owed else {}
+            return dict(self.debts[id(backend)][1]) if id(backend) in self.debts else {}
 
     def delivered(self, backend: Backend, tags: Mapping[Tag, object]) -> None:
         """Settle what :meth:`owed_to` gave; what has been owed since stays."""
         with self._lock:
-            _, owed = self._owed.get(id(backend), (backend, {}))
+            _, owed = self.debts.get(id(backend), (backend, {}))
             for tag, debt in tags.items():
                 if owed.get(tag) is debt:
                     del owed[tag]
             if not owed:
-                self._owed.pop(id(backend), None)
+                self.debts.pop(id(backend), None)
 
     def send_courier(self, backend: Backend) -> None:
         """See to it that a thread delivers to this backend, if none does: a forked child inherits debts, not threads."""

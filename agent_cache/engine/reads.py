@@ -16,7 +16,7 @@ from agent_cache.backends.base import Blocked, Found, Missing, Token
 from agent_cache.config import settings
 from agent_cache.context import UnderWay, View, Warm, keep_warm, loading
 from agent_cache.engine.answers import Answer, Report, own, shared
-from agent_cache.engine.asking import ask
+from agent_cache.engine.asking import ask, ask_here, heard
 from agent_cache.engine.behind import Board, WaitOn
 from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, prepare_read, same_call
 from agent_cache.engine.dependencies import noted, noted_late
@@ -155,10 +155,8 @@ def _cached(
 ) -> Line[tuple[Answer, Report]]:
     """Look up; on a miss share a load or run one. Asks again whenever what it waited for was not for it."""
     arrived = FLIGHTS.arrival()
-    if call.dies_with_session and view.session is not None:
-        view.session.used[id(call.backend)] = call.backend
-    if not call.backend.in_process and (bound := getattr(call.backend, "bound_group", None)) is not None:
-        bound(tool.group, tool.policy.maxsize)
+    in_process = call.backend.in_process
+    _make_known(tool, view, call)
     watched: Flight | None = None
     flown: Flown
     fresh = tool.policy.freshness
@@ -168,7 +166,12 @@ def _cached(
     if refresh:
         yield from _supersede(tool, call)
     while True:
-        found = yield from ask(tool, view, call, refresh)
+        if OUTBOX.debts:
+            found = yield from ask(tool, view, call, refresh)
+        else:  # the same, where nothing is owed to anybody
+            found = ask_here(tool, call, refresh) if in_process else (yield Ask(call, tool.codec, refresh))
+            if settings.notices.outages or isinstance(found, Down):
+                heard(tool, view, call, found)
         instead = None if fresh is None else (yield from before_load(tool, view, values, call, found, watch))
         if instead is not None:
             return instead
@@ -178,7 +181,7 @@ def _cached(
             if answer is not None:
                 if early:
                     yield from refresh_early(tool, view, values, call, found, early)
-                return answer, Report("hit", age=found.age, saved=found.load_seconds, found=found)
+                return answer, Report("hit", None, None, None, found, found.age, found.load_seconds)
             bypass = Bypass("unreadable", "a stored value could not be read", call.cache_key, warn=False)
             return (yield from _uncached(tool, view, values, bypass, watch))
         token = found.token if isinstance(found, Missing) else None
@@ -199,23 +202,33 @@ def _cached(
                 return within.answer
             flown = within.flown
         elif refresh:
-            flown = Flown((yield Load(load)), led=True)
+            flown = Flown((yield Load(load)), True)
         else:
             told = announcement if token is not None else None
             flown = yield Fly((id(call.backend), call.key), shared_under, arrived, load, watched, told)
             if flown.alone:
-                flown = Flown((yield Load(load)), led=True)
+                flown = Flown((yield Load(load)), True)
         landed, watched = flown.landed, flown.watched
-        if landed is None or (not flown.led and not _is_for(call, landed)):
+        led = flown.led
+        if landed is None or (not led and not _is_for(call, landed)):
             continue
-        done = None if fresh is None else (yield from after_load(tool, view, call, landed, watch, token, led=flown.led))
-        done = done or _landed(tool, view, call, found, landed, watch, led=flown.led)
+        done = None if fresh is None else (yield from after_load(tool, view, call, landed, watch, token, led=led))
+        done = done or _landed(tool, view, call, found, landed, watch, led)
         if done is not None:
             return done
         # It cannot be copied: a stream, a connection; everyone needs an own one.
         landed = yield Load(lambda: load_line(tool, view, values, call, None))
         _count_load(tool, view, found, landed)
         return Answer(landed.value, landed.error), Report("miss", "unshareable", landed=landed)
+
+
+def _make_known(tool: ReadTool, view: View, call: ReadCall) -> None:
+    """Tell the session which backends to tidy up when it ends, and a tier how many entries the tool may have."""
+    backend = call.backend
+    if call.dies_with_session and view.session is not None:
+        view.session.used[id(backend)] = backend
+    if not backend.in_process and (bound := getattr(backend, "bound_group", None)) is not None:
+        bound(tool.group, tool.policy.maxsize)
 
 
 def _landed(
@@ -225,7 +238,6 @@ def _landed(
     found: Missing | Blocked | Down,
     landed: Landed,
     watch: Watch | None,
-    *,
     led: bool,
 ) -> tuple[Answer, Report] | None:
     """What a caller gets of a load, and what is counted; None for one who shares what cannot be copied."""
@@ -244,7 +256,7 @@ def _landed(
             settle(watch, landed, stamp)
         why = None if not isinstance(found, Down) else "backend_error"
         by = found.dropped_by if isinstance(found, Missing) else None
-        return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed=landed, dropped_by=by)
+        return Answer(landed.value, landed.error), Report(_LOADED[found.why], why, landed, by)
     answer = shared(landed)
     if answer is None:
         return None
@@ -314,7 +326,7 @@ def _hit(
             if early:
                 warm.early = early
             keep_warm(hot, key, warm)
-    return Answer(value, hit=True)
+    return Answer(value, None, True)
 
 
 def _unchanged(tool: ReadTool, values: tuple[Any, ...], call: ReadCall, key: tuple[Any, ...]) -> bool:

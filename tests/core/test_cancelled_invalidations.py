@@ -69,7 +69,7 @@ def _nothing_left_over(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(scopes_of_reads, "_backends", {})
     settings.notices.forget()
     yield
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()
 
 
 class Tools:

@@ -83,7 +83,7 @@ def _nothing_left_over(_fresh_process_state: None, clock: FakeClock, monkeypatch
     settings.notices.forget()
     stale.RESTS.forget()
     yield
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()
 
 
 Quiet = Callable[[], Awaitable[None]]

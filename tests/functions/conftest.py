@@ -46,7 +46,7 @@ def _default_backend(_fresh_process_state: None, clock: FakeClock, monkeypatch: 
     settings.notices.forget()
     configure(backend=MemoryBackend(clock=clock))
     yield
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()
 
 
 @pytest.fixture

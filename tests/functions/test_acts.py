@@ -98,4 +98,4 @@ async def test_an_act_that_was_cancelled_before_it_began_is_owed_and_holds_nobod
     await asyncio.wait_for(act, 20)
     assert not course.acts
     assert OUTBOX.owed_to(course.backend)  # type: ignore[arg-type]
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()

@@ -30,7 +30,7 @@ def _nothing_left_over(_fresh_process_state: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(scopes_of_reads, "_backends", {})
     settings.notices.forget()
     yield
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()
 
 
 @pytest.fixture

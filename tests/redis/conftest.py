@@ -40,9 +40,9 @@ def _nothing_left_over(_fresh_process_state: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(scopes_of_reads, "_scopes", {})
     monkeypatch.setattr(scopes_of_reads, "_backends", {})  # a write of this test reaches no other test's server
     settings.notices.forget()
-    OUTBOX._owed.clear()  # whoever still delivers to a backend of an earlier test ends, and holds up nobody here
+    OUTBOX.debts.clear()  # whoever still delivers to a backend of an earlier test ends, and holds up nobody here
     yield
-    OUTBOX._owed.clear()
+    OUTBOX.debts.clear()
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ class DiskBackend(Movable):
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         try:
-            return self._store.near_now(key, tags, codec) or self._store.lookup_now(key, tags, codec)
+            return self._store.found_now(key, tags, codec)
         except NotReady:
             return await self._read(lambda: self._store.lookup_now(key, tags, codec))
 

@@ -108,8 +108,9 @@ class DiskStore(EntryStore, MovableBlocking):
         """``payloads``: as they are to be stored."""
         lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
         rows: list[Row] = []
+        group = self._names.group("")
         for key, payload in payloads.items():
-            rows.append(self.row_of(_stored_key(key), payload, lives, 0.0, _NO_TAGS))
+            rows.append(self.row_of(_stored_key(key), payload, lives, 0.0, _NO_TAGS, group))
 
         def work(db: sqlite3.Connection) -> int:
             for row in rows:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from typing import Any
 
-from agent_cache.tags import Chain, Tag
+from agent_cache.tags import CallTags, Chain, SharedTags, Tag
 
 __all__ = ["GROUP", "SPACE", "Names", "TagSet", "text_key", "tool_key"]
 
@@ -47,6 +47,7 @@ class Names:
         self.sealed = bool(secret)
         self.set_of = lru_cache(maxsize=_CACHED)(self._set_of)
         self.tag = lru_cache(maxsize=_CACHED)(self._tag)  # most tags of a call are those of other calls too
+        self.shared = lru_cache(maxsize=_CACHED)(self._shared)
         self.whose = lru_cache(maxsize=_CACHED)(lambda kind, chain: _encoded((kind,)) + _encoded(chain))
         self.chain = lru_cache(maxsize=_CACHED)(self._chain)
         self.group = lru_cache(maxsize=_CACHED)(self._group)
@@ -62,7 +63,12 @@ class Names:
         return self._digest(b"tag", self.whose(kind, chain) + _encoded(path))
 
     def _set_of(self, tags: tuple[Tag, ...]) -> TagSet:
+        if isinstance(tags, CallTags):
+            return TagSet(self.shared(tags.shared) + tuple([self.tag(tag) for tag in tags.own]), tags)
         return TagSet(tuple([self.tag(tag) for tag in tags]), tags)
+
+    def _shared(self, shared: SharedTags) -> tuple[bytes, ...]:
+        return tuple([self.tag(tag) for tag in shared.tags])
 
     def of(self, tags: Sequence[Tag]) -> TagSet:
         return self.set_of(tags if isinstance(tags, tuple) else tuple(tags))

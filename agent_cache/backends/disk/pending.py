@@ -63,13 +63,15 @@ class Pending:
 
     def add(self, row: Row) -> bool:
         """Take it in; False where there is no room."""
+        key, size, rows = row.key, len(row.columns[1]), self.rows
         with self.lock:
-            too_much = self.bytes + len(row.payload) > _MAX_BYTES and self.rows  # one alone may be larger
-            if len(self.rows) >= _MAX_ENTRIES or too_much:
+            too_much = self.bytes + size > _MAX_BYTES and rows  # one alone may be larger
+            if len(rows) >= _MAX_ENTRIES or too_much:
                 return False
-            self._pop(row.key)
-            self.rows[row.key] = row
-            self.bytes += len(row.payload)
+            if key in rows:
+                self._pop(key)  # the new one is the newest
+            rows[key] = row
+            self.bytes += size
             return True
 
     def _pop(self, key: bytes) -> None:

@@ -190,14 +190,6 @@ class Reading:
             return Blocked()
         return Missing(DiskToken(versions.stamp, versions.fences, names, known), "absent")
 
-    def near_now(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Found | None:
-        """An entry that was read a moment ago, if nothing was committed since. Raises NotReady."""
-        if key is None:
-            return None
-        stored_key = tool_key(key)
-        near = self._nearby.entries.get(stored_key)
-        return None if near is None else self._current(near, self._names_of(near, tags), codec)
-
     def _names_of(self, near: Near | None, tags: Sequence[Tag]) -> TagSet:
         """What these tags are called in the file; known already where an entry under the very same was read before."""
         return near.names if near is not None and near.names.tags == tags else self._names.of(tags)
@@ -214,11 +206,24 @@ class Reading:
         return _found(near, stored, now, state.known)
 
     def lookup_now(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
-        """Raises NotReady where the writer thread has to open the file first."""
+        """What is in the file, or on its way there. Raises NotReady where the writer thread has to open it first."""
         if key is None:
             return self.token_now(tags)
         stored_key = tool_key(key)
-        names = self._names_of(self._nearby.entries.get(stored_key), tags)
+        return self._read_now(stored_key, self._names_of(self._nearby.entries.get(stored_key), tags), codec)
+
+    def found_now(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        """An entry that was read a moment ago, if nothing was committed since; else :meth:`lookup_now`."""
+        if key is None:
+            return self.token_now(tags)
+        stored_key = tool_key(key)
+        near = self._nearby.entries.get(stored_key)
+        if near is None:
+            return self._read_now(stored_key, self._names.of(tags), codec)
+        names = self._names_of(near, tags)
+        return self._current(near, names, codec) or self._read_now(stored_key, names, codec)
+
+    def _read_now(self, stored_key: bytes, names: TagSet, codec: ToolCodec) -> Lookup:
         pending = self._pending.rows.get(stored_key)  # before the select: it may land in between
         state = self._glance()
         row, versions, known = self._fetch(stored_key, names, state.known)

@@ -119,7 +119,7 @@ class EntryStore(Reading):
         raise BackendError(f"disk cache {self.path}: the file is replaced again and again; give it a path of its own")
 
     def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
-        found: Lookup = self._retrying(lambda: self.near_now(key, tags, codec) or self.lookup_now(key, tags, codec))
+        found: Lookup = self._retrying(lambda: self.found_now(key, tags, codec))
         return found
 
     def revalidate(self, key: bytes, tags: Sequence[Tag], codec: ToolCodec, stamp: Hashable) -> Lookup | Same:
@@ -135,6 +135,7 @@ class EntryStore(Reading):
         ttl: float | None,
         load_seconds: float,
         token: DiskToken,
+        group: bytes,
         grace: float = 0.0,
         age: float = 0.0,
     ) -> Row:
@@ -147,7 +148,7 @@ class EntryStore(Reading):
             seal = self._names.seal(key, token.tags.digest, token.stamp, self._boot, times, payload)
         size = room.cost(len(payload), len(token.stamp))
         columns = (token.stamp, payload, seal, self._boot, created, deadline, shift, load_seconds, grace)
-        return Row(key, size, self._names.group(""), token, columns)
+        return Row(key, size, group, token, columns)
 
     def sealed_label(self, row: Row, label: bytes) -> bytes:
         """With a secret it is authenticated by itself: no lookup reads it."""
@@ -156,9 +157,10 @@ class EntryStore(Reading):
 
     def fill_now(self, token: TokenProtocol, entry: NewEntry, packed: bytes | None = None) -> bool:
         """``packed``: the payload as it is to be stored, where that was made elsewhere. Raises NotReady."""
+        mine: Any = token
         kept = False
         try:
-            kept = self._fill(cast(DiskToken, token), entry, packed)
+            kept = self._fill(mine, entry, packed)
         except NotReady:  # asked again at once
             kept = True
             raise
@@ -175,10 +177,12 @@ class EntryStore(Reading):
             payload = packed
         elif self.packing.least is not None:
             payload = self.packing.now(payload)
-        key, seconds = tool_key(entry.key), float(entry.load_seconds)
-        row = self.row_of(key, payload, entry.ttl, seconds, token, float(entry.grace), float(entry.age))
+        names, space, seconds = self._names, entry.namespace, float(entry.load_seconds)
+        group = names.group(entry.group, space) if space else names.group(entry.group)
+        grace, age = float(entry.grace) if entry.grace else 0.0, float(entry.age) if entry.age else 0.0
+        row = self.row_of(tool_key(entry.key), payload, entry.ttl, seconds, token, group, grace, age)
         room_for_it = self.max_bytes
-        if self.quotas and (quota := self.quotas.get(entry.namespace)) is not None and quota.bytes is not None:
+        if self.quotas and (quota := self.quotas.get(space)) is not None and quota.bytes is not None:
             room_for_it = min(quota.bytes, room_for_it)
         if self.labels:
             row.entry = entry
@@ -188,8 +192,10 @@ class EntryStore(Reading):
             raise UnstorableResultError(
                 "too_large", f"{row.size} bytes in the file, and there is room for {room_for_it}"
             )
-        row.group, row.chain = self._names.group(entry.group, entry.namespace), self._names.chain(entry.chain)
-        row.maxsize, row.lead = entry.maxsize, cast("DiskLead | None", entry.lead)
+        if entry.chain:
+            row.chain = names.chain(entry.chain)
+        lead: Any = entry.lead
+        row.maxsize, row.lead = entry.maxsize, lead
         if not self._holds(token):
             self._count("refused_fills")
             return False
@@ -215,7 +221,10 @@ class EntryStore(Reading):
         return versions.of(token) and not self._blocked(versions)
 
     def fill(self, token: TokenProtocol, entry: NewEntry) -> bool:
-        return bool(self._retrying(lambda: self.fill_now(token, entry)))
+        try:
+            return self.fill_now(token, entry)
+        except NotReady:
+            return bool(self._retrying(lambda: self.fill_now(token, entry)))
 
     # -- invalidating -------------------------------------------------------------------------------------------------
 
@@ -313,7 +322,8 @@ class EntryStore(Reading):
         Whoever had it before gave it back after its entry was in the file: so once it is ours, no entry means that
         none was loaded.
         """
-        mine, stored_key = cast(DiskToken, token), tool_key(key)
+        mine: Any = token
+        stored_key = tool_key(key)
         if self._is_pending(stored_key, mine):
             return Taken(again=True)
         lead = DiskLead(self._names.lead(stored_key, mine.whole), nonce())

@@ -16,7 +16,7 @@ __all__ = ["Group", "Plan", "Plans"]
 _MOST = 20_000
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: one is made on every miss, and that would be five times as dear
 class Group:
     """The tags of one call that stand in one slot (off a Cluster: all of them)."""
 
@@ -29,7 +29,7 @@ class Group:
     """What keys must have in common to be asked for in one command: on a Cluster the slot, elsewhere nothing."""
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # as above
 class Plan:
     """A call's tags as keys. ``home``: the slot of its entry."""
 
@@ -43,6 +43,9 @@ class Plan:
     @property
     def at_home(self) -> Group:
         """The tags that stand beside the entry; there may be none."""
+        only = self.only
+        if only is not None and only.slot == self.home:
+            return only
         found = next((group for group in self.groups if group.slot == self.home), None)
         return found if found is not None else Group(self.home, (), (), (), self.home)
 
@@ -68,11 +71,16 @@ class Plans:
         """One that is not kept."""
         named = [self._names.tag(tag) for tag in tags]
         home = self._names.home(tags)
-        slots = dict.fromkeys(name.slot for name in named) if self._sharded else {home: None}
+        if not self._sharded:
+            together = Group(
+                home, tuple([n.key for n in named]), tuple(range(len(named))), tuple([n.bulk for n in named]), b""
+            )
+            return Plan((together,), home, tuple([n.ident for n in named]), together, tags)
+        slots = dict.fromkeys([name.slot for name in named])
         groups: list[Group] = []
         for slot in slots:
-            mine = [at for at, name in enumerate(named) if name.slot == slot or not self._sharded]
+            mine = [at for at, name in enumerate(named) if name.slot == slot]
             keys, bulks = tuple(named[at].key for at in mine), tuple(named[at].bulk for at in mine)
-            groups.append(Group(slot, keys, tuple(mine), bulks, slot if self._sharded else b""))
+            groups.append(Group(slot, keys, tuple(mine), bulks, slot))
         only = groups[0] if len(groups) == 1 else None
-        return Plan(tuple(groups), home, tuple(name.ident for name in named), only, tags)
+        return Plan(tuple(groups), home, tuple([name.ident for name in named]), only, tags)

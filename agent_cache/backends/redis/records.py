@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent_cache.backends.redis.resp import bulk
-from agent_cache.tags import Tag
+from agent_cache.tags import Path, Tag
 
 __all__ = [
     "EntryRecord",
@@ -54,6 +54,7 @@ _SEALED = 1
 _LABELLED = 2
 _SEAL = 16
 _T = ord("T")
+_NOBODY = b"0000"
 _HEX = re.compile(rb"[0-9A-Fa-f]{4}")
 
 
@@ -64,22 +65,29 @@ class TagRecord:
     version: bytes
     fence: bytes
     free: bool
-    last_writer: str
+    rest: bytes
+    """What stands behind the writers: the name of the last one, and whatever a later format appended."""
+
+    @property
+    def last_writer(self) -> str:
+        rest = self.rest
+        named = int(rest[:2], 16) if _HEX.fullmatch(b"00" + rest[:2]) else 0
+        return rest[2 : 2 + named].decode("utf-8", "replace")
 
 
 def read_tag(raw: object) -> TagRecord | None:
     """A tag record; None for one that is missing or that nobody of ours wrote: it is minted anew."""
     if not isinstance(raw, bytes) or len(raw) < _TAG_HEAD or raw[:1] != b"T":
         return None
+    if raw[26:30] == _NOBODY:  # as nearly always
+        return TagRecord(raw[2:14], raw[14:26], True, raw[_TAG_HEAD:])
     if not _HEX.fullmatch(raw, 26, 30):
         return None
     writers = int(raw[26:30], 16)
     behind = _TAG_HEAD + writers * _WRITER
     if len(raw) < behind:
         return None
-    named = int(raw[behind : behind + 2], 16) if _HEX.fullmatch(b"00" + raw[behind : behind + 2]) else 0
-    name = raw[behind + 2 : behind + 2 + named]
-    return TagRecord(raw[2:14], raw[14:26], writers == 0, name.decode("utf-8", "replace"))
+    return TagRecord(raw[2:14], raw[14:26], False, raw[behind:])
 
 
 def version_of(raw: object) -> bytes | None:
@@ -206,14 +214,14 @@ def epoch_bytes(text: str | bytes) -> bytes:
 def tag_id(tag: Tag, secret: bytes = b"") -> bytes:
     """A tag in 16 bytes; with a secret nobody can guess it from the resource's name."""
     kind, chain, path = tag
-    digest = hashlib.blake2b(kind.encode(), digest_size=16, key=secret[:64], person=b"agent_cache.tag")
+    pieces = [kind.encode()]
     for part in (chain, path):
-        digest.update(b"%d," % len(part))
+        pieces.append(b"%d," % len(part))
         for piece in part:
             raw = piece.encode("utf-8", "surrogatepass")
-            digest.update(b"%d:" % len(raw))
-            digest.update(raw)
-    return digest.digest()
+            pieces += (b"%d:" % len(raw), raw)
+    key = secret[:64]
+    return hashlib.blake2b(b"".join(pieces), digest_size=16, key=key, person=b"agent_cache.tag").digest()
 
 
 class Named(NamedTuple):
@@ -232,6 +240,7 @@ class Names:
         self.prefix = prefix.encode()
         self._secret = secret
         self._tags: dict[Tag, Named] = {}
+        self._slots: dict[Path, bytes] = {}
         self.bus = self.prefix + b"bus"
         self.leases = self.prefix + b"lease"
 
@@ -248,8 +257,13 @@ class Names:
 
     def slot(self, tag: Tag) -> bytes:
         """The hash slot's name of a tag: its resource's, whoever's chain it is on."""
-        path = tag[2]
-        return tag_id(("slot", (), path[:1]), self._secret)[:6].hex().encode()
+        head = tag[2][:1]
+        known = self._slots.get(head)
+        if known is None:
+            if len(self._slots) > 10_000:
+                self._slots.clear()
+            known = self._slots[head] = tag_id(("slot", (), head), self._secret)[:6].hex().encode()
+        return known
 
     def home(self, tags: Sequence[Tag]) -> bytes:
         """The slot in which an entry under these tags stands: its first resource's, its tool's where it has none."""
