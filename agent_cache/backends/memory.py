@@ -520,14 +520,10 @@ class MemoryStore(MovableBlocking):
     def _is_blocked(self, token: Token, now: float) -> bool:
         base, generation = token.base, self.generation  # before anything is looked at, as in _holds
         if base.quiet is not generation:
-            quiet = True
             for record in base.records:
-                if record.writers or record.settles_at:
-                    if record.is_blocked(now):
-                        return True
-                    quiet = False  # for now
-            if quiet:
-                base.quiet = generation
+                if (record.writers or record.settles_at) and record.is_blocked(now):
+                    return True
+            base.quiet = generation  # what is over does not come back, and what blocks anew is another generation
         own = self._own
         return bool(own) and any(tag in own and own[tag].is_blocked(now) for tag in token.own)
 

@@ -410,17 +410,14 @@ class End:
     no_effect: bool
     narrowed: Sequence[Tag] | None = None
 
-    def _how(self) -> dict[str, Any]:
-        how: dict[str, Any] = {"unknown": self.unknown, "no_effect": self.no_effect}
-        return how if self.narrowed is None else {**how, "narrowed": self.narrowed}
-
     async def go(self) -> Ended:
         ended = Ended([])
         for backend, window in reversed(self.windows):
             if backend.in_process:
                 ended.replies.append(self._end_here(backend, window))
                 continue
-            ending = partial(backend.end, window, **self._how())
+            how = {} if self.narrowed is None else {"narrowed": self.narrowed}
+            ending = partial(backend.end, window, unknown=self.unknown, no_effect=self.no_effect, **how)
             reply, cancelled = await _shielded(backend, ending)
             ended.replies.append(reply if isinstance(reply, Down) else None)
             ended.cancelled = ended.cancelled or cancelled
@@ -437,7 +434,8 @@ class End:
             if self.narrowed is None:
                 backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
             else:
-                backend.sync.end(window, **self._how())
+                unknown, no_effect = self.unknown, self.no_effect
+                backend.sync.end(window, unknown=unknown, no_effect=no_effect, narrowed=self.narrowed)
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
         return None

@@ -28,6 +28,9 @@ from agent_cache.tags import Path, Tag, spell
 
 __all__ = ["write_line"]
 
+_ENDED = frozenset({str, dict, list, tuple, int, float, bool, bytes, type(None)})
+"""Types of values that cannot be awaited, themselves and not their subclasses."""
+
 
 def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Answer]:
     """One write. Whatever happens to the tool or its caller, the window is closed before this ends."""
@@ -56,7 +59,7 @@ def write_line(tool: WriteTool, view: View, values: tuple[Any, ...]) -> Line[Ans
             _say(tool, note)
         ran, no_effect = yield from _inside_windows(tool, view, values, call)
         value = ran.value
-        if inspect.isawaitable(value):
+        if _awaits(value):
             text = "%s returned an awaitable: it writes when that is awaited. Declare it with async def"
             settings.notices.once((tool.identity, "awaitable"), text, tool.name)
             value = _closing(value, call, view)
@@ -108,7 +111,7 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         link = link_of(tool, view, values)
         ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
-        awaits = inspect.isawaitable(ran.value)
+        awaits = _awaits(ran.value)
         unknown = (ran.error is not None and not no_effect) or awaits
         narrowed = None if unknown or no_effect or not call.open else _narrowed(tool, call, ran)
         if link is not None:
@@ -131,6 +134,11 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         if link is not None:
             link.lost()
         _close_what_is_open(windows)
+
+
+def _awaits(value: object) -> bool:
+    """Whether a tool returned something that has still to be awaited; at once for what nearly every tool returns."""
+    return type(value) not in _ENDED and inspect.isawaitable(value)
 
 
 def _narrowed(tool: WriteTool, call: WriteCall, ran: Ran) -> tuple[Tag, ...] | None:

@@ -291,6 +291,29 @@ def test_what_was_found_current_is_looked_at_again_after_every_write(calls: Call
         assert not calls.is_hit(1)
 
 
+def test_what_was_found_quiet_is_looked_at_again_once_somebody_writes(calls: Calls) -> None:
+    store, written = calls.store, write_tags([PATHS[0]], ())
+    for unknown in (False, True):
+        found = calls.ask(1)
+        assert isinstance(found, Missing)
+        assert isinstance(calls.ask(3), Missing)  # quiet, as was found just now
+        window = store.begin(written, "writer")
+        assert isinstance(calls.ask(3), Blocked)
+        assert not store.fill(found.token, entry(1))
+        assert not store.fill(store.token(tags_of(2)), entry(2))  # under the versions of now, and blocked
+        store.end(window, unknown=unknown, no_effect=False)
+        assert isinstance(calls.ask(3), Blocked if unknown else Missing)
+        assert store.fill(store.token(tags_of(2)), entry(2)) is not unknown
+    calls.clock.advance(SETTLE)
+    assert isinstance(calls.ask(3), Missing)
+    store.begin(written, "one that never says how it went")
+    assert isinstance(calls.ask(3), Blocked)
+    calls.clock.advance(LEASE)
+    assert isinstance(calls.ask(3), Missing)
+    store.begin(written, "another")
+    assert isinstance(calls.ask(3), Blocked)
+
+
 def test_fences_of_shared_tags_stay_moved_after_a_write_without_effect(calls: Calls) -> None:
     assert calls.fill(1)
     before = calls.token(2)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import agent_cache
 from agent_cache import AgentCache, AgentCacheInvalidator, AgentCacheSession, configure
 from agent_cache.backends.base import NewEntry, Scanning, StoredEntry
-from agent_cache.backends.labels import call_form, label_bytes, read_label, tags_of_call
+from agent_cache.backends.labels import _short, _written, call_form, label_bytes, read_label, tags_of_call
 from agent_cache.codecs import codec_for
 from agent_cache.tags import call_tags, read_tags, shared_tags
 
@@ -253,6 +253,16 @@ def test_a_call_s_label_comes_back(
     assert (label.namespace, label.group) == (namespace, name)
     short = call_form(tags)
     assert short is None or tags_of_call(short) == tags
+
+
+@given(st.lists(paths, max_size=3), chains, st.integers(0, 65_535), texts)
+def test_a_label_put_together_from_shared_parts_is_the_very_same(
+    resources: list[tuple[str, ...]], chain: tuple[str, ...], bucket: int, namespace: str
+) -> None:
+    name = "ab" * 20
+    tags = call_tags(shared_tags(resources, name, chain), (f"#{name}", str(bucket)))
+    entry = NewEntry(b"k", codec_for(Any).freeze(1), None, 0.0, name, None, chain, namespace=namespace)
+    assert _short(tags, entry) == _written(tags, entry, "")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["any", "all"]), chains, paths), max_size=5).map(tuple), texts)

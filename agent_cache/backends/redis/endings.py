@@ -16,7 +16,7 @@ __all__ = ["NO_VERSION", "Ending", "ending"]
 NO_VERSION = b"-" * NONCE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that would make it five times as dear, on every write
 class Ending:
     """``settle``: ms for which fills go on being refused; ``fresh``: the nonce of what moves."""
 
