@@ -174,13 +174,8 @@ def _load(
             return landed
         (call, token), lead = covering, None
     entry = _entry(tool, values, call, lead, landed.stored, landed.seconds, terms)
-    if not call.backend.in_process:
-        filled: bool | Down = yield Fill(call.backend, token, entry)
-    else:
-        try:
-            filled = call.backend.sync.fill(token, entry)
-        except Exception as failure:  # noqa: BLE001 - as of any effect: counted and reported
-            filled = Down(failure)
+    at_once = call.backend.in_process
+    filled: bool | Down = _fill_here(call, token, entry) if at_once else (yield Fill(call.backend, token, entry))
     if filled is True:  # as nearly always
         landed.kept = True
     else:
@@ -255,6 +250,14 @@ def _entry(
         call.key, stored, ttl, load_seconds, tool.group, policy.maxsize, call.chain, lead, None,
         settings.namespace, grace, policy.cost, call.digest, 0.0, arguments,
     )  # fmt: skip
+
+
+def _fill_here(call: ReadCall, token: Token, entry: NewEntry) -> bool | Down:
+    """What :class:`Fill` does, of a backend of this process: there is nothing to wait for."""
+    try:
+        return call.backend.sync.fill(token, entry)
+    except Exception as error:  # noqa: BLE001 - as of any effect: counted and reported
+        return Down(error)
 
 
 def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, filled: bool | Down) -> None:
