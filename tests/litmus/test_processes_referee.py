@@ -6,6 +6,7 @@ from typing import Any
 
 from agent_cache.testing.processes.referee import ALL_CHECKS, Referee
 from agent_cache.testing.processes.rollouts import World
+from agent_cache.testing.processes.worker import kept
 
 ENTITY = ["item:1"]
 
@@ -314,3 +315,13 @@ def test_calls_in_worlds_of_their_own_are_added_up() -> None:
     referee.own_begins(7, 0.0, 3, "a read")
     referee.died(7)
     assert not referee.own
+
+
+def test_what_another_process_stored_meanwhile_is_cached_too_where_each_has_to_learn_for_itself() -> None:
+    first, mine, others = [(2 << 32) + 7, "", [1]], [(4 << 32) + 9, "", [1]], [(6 << 32) + 3, "", [1]]
+    for single in (True, False):
+        assert kept(first, first, 4, single=single)
+        assert not kept(first, mine, 4, single=single)
+        assert not kept(first, None, 4, single=single)
+    assert kept(first, others, 4, single=False)
+    assert not kept(first, others, 4, single=True)
