@@ -1,7 +1,8 @@
 """What every test starts from: no settings from outside, counters at zero, reproducible hypothesis runs.
 
 And one set of Redis servers for all folders, started when first asked for. Who uses one empties it first (or keeps to a
-prefix of its own); tests that break a server start their own.
+prefix of its own); tests that break a server start their own. In the same way one process forks the programs that tests
+start by the dozen (warm.py).
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import runpy
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -85,3 +89,13 @@ def redis_cluster() -> Iterator[ClusterSetup]:
 def redis_sentinel() -> Iterator[SentinelSetup]:
     with SentinelSetup() as sentinel:
         yield sentinel
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Where programs of ours start at once: ``warm.command("-m", "agent_cache.cli", "ls")`` is a line to run."""
+    started = runpy.run_path(str(Path(__file__).with_name("warm.py")))["Warm"](
+        tmp_path_factory.mktemp("warm"), "asyncio", "agent_cache"
+    )
+    yield started
+    started.close()

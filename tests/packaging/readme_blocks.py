@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 import types
+import warnings
 from pathlib import Path
 
 _FENCE = re.compile(r"^(?P<indent>[ ]*)```python[ ]*\n(?P<code>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL)
@@ -26,7 +27,14 @@ def blocks(markdown: str) -> dict[int, str]:
     return found
 
 
+def others(source: str) -> list[str]:
+    """What it imports of other projects."""
+    found = re.findall(r"^ *(?:from|import) +([A-Za-z_][\w.]*)", source, re.MULTILINE)
+    return [name for name in found if not name.startswith("agent_cache")]
+
+
 def run(path: Path, first: int) -> None:
+    warnings.simplefilter("error", RuntimeWarning)  # a coroutine that nobody awaited
     # Empty lines in front: a traceback then names the line of the Markdown file.
     source = "\n" * (first - 1) + blocks(path.read_text(encoding="utf-8"))[first]
     code = compile(source, str(path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 RUNNER = Path(__file__).with_name("readme_blocks.py")
 
-find_blocks = runpy.run_path(str(RUNNER))["blocks"]
+runner = runpy.run_path(str(RUNNER))
+find_blocks = runner["blocks"]
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS: dict[tuple[str, int], str] = {
     (page.name, first): block
@@ -28,21 +29,49 @@ def test_the_readme_has_blocks_to_run() -> None:
     assert any(page == "README.md" for page, _ in BLOCKS), "README.md has no ```python block"
 
 
-@pytest.mark.parametrize(("page", "first"), sorted(BLOCKS), ids=lambda part: str(part))
-def test_block_runs(page: str, first: int, tmp_path: Path) -> None:
+def run(warm: Any, page: Path, first: int, folder: Path) -> tuple[int, str]:
+    """In a process of its own, in which nothing of ours but ``import agent_cache`` has been imported; code and words."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_CACHE_")}
+    block = find_blocks(page.read_text(encoding="utf-8"))[first]
     done = subprocess.run(
-        [sys.executable, str(RUNNER), str(PATHS[page]), str(first)],
-        cwd=tmp_path,
-        env=environment | {"PYTHONWARNINGS": "error::RuntimeWarning"},  # a coroutine that nobody awaited
+        warm.command(str(RUNNER), str(page), str(first), imports=runner["others"](block)),
+        cwd=folder,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, f"{page}, the block at line {first}\n{BLOCKS[page, first]}\n{done.stdout}{done.stderr}"
-    assert "was never awaited" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("page", "first"), sorted(BLOCKS), ids=lambda part: str(part))
+def test_block_runs(page: str, first: int, warm: Any, tmp_path: Path) -> None:
+    code, said = run(warm, PATHS[page], first, tmp_path)
+    assert code == 0, f"{page}, the block at line {first}\n{BLOCKS[page, first]}\n{said}"
+    assert "was never awaited" not in said
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("raise SystemExit(3)", ""),
+        ("1 / 0", "ZeroDivisionError"),
+        ("async def f(): ...\nf()", "was never awaited"),
+        ("async def f(): ...\nkept = f()", "was never awaited"),
+        ("import no_such_package", "no_such_package"),
+        ("import agent_cache\nagent_cache.no_such_name", "no_such_name"),
+        ("import agent_cache\nagent_cache.simulate", "simulate"),  # of ours, only what the block imports is there
+        ("import sys\nassert sys.stdin.read() == ''\nopen('.here').read()", ".here"),
+    ],
+)
+def test_what_is_wrong_with_a_block_is_told(block: str, told: str, warm: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\n{block}\n```\n", encoding="utf-8")
+    code, said = run(warm, page, 2, tmp_path)
+    assert code != 0 or "was never awaited" in said
+    assert told in said
 
 
 def test_the_finder_finds() -> None:
