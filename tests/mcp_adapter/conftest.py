@@ -17,6 +17,8 @@ from mcp.types import CallToolResult
 
 HERE = Path(__file__).parent
 Call = Callable[..., Awaitable[Any]]
+# What a server and the proxy begin with, of other projects: a second and more if each imported it. mcp 1.x has the third.
+_SERVED = ("mcp.types", "mcp.server.mcpserver", "mcp.server.fastmcp", "mcp.client.streamable_http", "uvicorn")
 
 
 def _load(name: str) -> ModuleType:
@@ -48,8 +50,9 @@ def toml(policies: dict[str, dict[str, Any]]) -> str:
 class Doors:
     """Opens doors: ``async with doors.open("client") as call: result = await call("get_user", user_id="1")``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Any) -> None:
         self._folder = folder
+        self._warm = warm
         self.policies: dict[str, dict[str, Any]] = {**_shop.POLICIES}
 
     def open(self, door: str, **options: Any) -> AbstractAsyncContextManager[Call]:
@@ -111,9 +114,7 @@ class Doors:
     async def http_shop(self, port: int = 0) -> AsyncIterator[tuple[Any, int]]:
         """The shop in a process of its own, over streamable HTTP; the process and its port."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(HERE / "shop.py"),
-            "http",
+            *self.program("shop", "http"),
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "SHOP_PORT": str(port)},
         )
@@ -125,6 +126,17 @@ class Doors:
                 process.kill()
             await process.communicate()
 
+    def program(self, name: str, *arguments: str) -> list[str]:
+        """What starts a program of this folder."""
+        return list(self._warm.command(str(HERE / f"{name}.py"), *arguments, imports=_SERVED))
+
+    def shop(self) -> Any:
+        """What starts the shop over stdio."""
+        from mcp.client.stdio import StdioServerParameters
+
+        command, *rest = self.program("shop")
+        return StdioServerParameters(command=command, args=rest)
+
     def policy_file(self) -> Path:
         path = self._folder / "policy.toml"
         path.write_text(toml(self.policies), encoding="utf-8")
@@ -134,9 +146,10 @@ class Doors:
         """What starts the proxy before the shop over stdio, or before what ``behind`` says."""
         from mcp.client.stdio import StdioServerParameters
 
-        server = ["--", sys.executable, str(HERE / "shop.py")] if behind is None else behind
+        server = ["--", *self.program("shop")] if behind is None else behind
         line = ["-m", "agent_cache.cli", "mcp-proxy", "--policy", str(self.policy_file()), "--name", "shop"]
-        return StdioServerParameters(command=sys.executable, args=[*line, *options, *server])
+        command, *rest = self._warm.command(*line, *options, *server, imports=_SERVED)
+        return StdioServerParameters(command=command, args=rest)
 
 
 def _name(redis: str | None) -> str:
@@ -158,8 +171,8 @@ async def _closed(backend: Any) -> None:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Doors:
-    return Doors(tmp_path)
+def doors(tmp_path: Path, warm: Any) -> Doors:
+    return Doors(tmp_path, warm)
 
 
 def hit(result: CallToolResult) -> bool:

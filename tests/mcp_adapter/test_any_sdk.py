@@ -6,10 +6,8 @@ Only names that both generations have are used here, so that this file runs in a
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from agent_cache_mcp import ServerNews, cached_session
 from agent_cache_mcp.sessions import SessionSource
 from agent_cache_mcp.watch import Watch
 
-SHOP = StdioServerParameters(command=sys.executable, args=[str(Path(__file__).with_name("shop.py"))])
 McpError: type[Exception] = getattr(exceptions, "MCPError", None) or exceptions.McpError  # type: ignore[attr-defined]
 
 
@@ -51,7 +48,7 @@ def opened(request: pytest.FixtureRequest, doors: Any) -> Callable[[], Any]:
         else:
             news = ServerNews()
             async with (
-                session_of(SHOP, news) as session,
+                session_of(doors.shop(), news) as session,
                 cached_session(session, "shop", policies=doors.policies, news=news) as ours,
             ):
                 yield ours
@@ -101,7 +98,7 @@ async def test_a_read_and_a_write_at_once(opened: Any) -> None:
 
 
 async def test_loops_and_users(doors: Any, hit: Any) -> None:
-    async with session_of(SHOP) as session:
+    async with session_of(doors.shop()) as session:
         for principal in ("alice", "bob"):
             async with cached_session(session, "shop", policies=doors.policies, principal=principal) as ours:
                 assert not hit(await ours.call_tool("get_user", {"user_id": "1"}))
@@ -130,7 +127,7 @@ async def test_the_proxy_before_a_real_streamable_http_server(doors: Any, hit: A
 
 
 async def test_a_wrong_policy_opens_nothing(doors: Any) -> None:
-    async with session_of(SHOP) as session:
+    async with session_of(doors.shop()) as session:
         with pytest.raises(ConfigurationError, match="get_usr"):
             async with cached_session(session, "shop", policies={"get_usr": {"kind": "other"}}):
                 pytest.fail("it opened")
@@ -138,7 +135,7 @@ async def test_a_wrong_policy_opens_nothing(doors: Any) -> None:
 
 async def test_one_resource_is_asked_for_in_the_words_of_this_sdk(doors: Any) -> None:
     """The shop has no such request: what matters is that the SDK could send it and the server did answer."""
-    async with session_of(SHOP) as session:
+    async with session_of(doors.shop()) as session:
         with pytest.raises(McpError):
             await SessionSource(session, session).subscribe("user://1")
 
@@ -152,7 +149,10 @@ async def test_notifications_in_the_words_of_this_sdk(doors: Any, hit: Any) -> N
 
     policies = {"get_user": {"kind": "read", "resource": "user://{user_id}"}}
     news = ServerNews()
-    async with session_of(SHOP, news) as session, cached_session(session, "shop", policies=policies, news=news) as ours:
+    async with (
+        session_of(doors.shop(), news) as session,
+        cached_session(session, "shop", policies=policies, news=news) as ours,
+    ):
         assert isinstance(news.watch, Watch)
         given = {"user_id": "1"}
         uri: Any = "user://1"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,7 +48,7 @@ def opened(news_server: Any, doors: Any) -> Callable[[str], Any]:
             ):
                 yield ours, state
         else:
-            behind = ["--", sys.executable, str(Path(__file__).with_name("news_server.py"))]
+            behind = ["--", *doors.program("news_server")]
             async with Client(doors.proxy(behind=behind), mode=way.removeprefix("proxy-")) as client:
                 yield client, None
 

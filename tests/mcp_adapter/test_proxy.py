@@ -368,13 +368,13 @@ async def test_a_message_of_many_megabytes_and_a_line_that_is_none(tmp_path: Pat
         (["--", "there-is-no-such-command"], "cannot be started"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_runs(line: list[str], told: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_told_before_anything_runs(line: list[str], told: str, warm: Any, tmp_path: Path) -> None:
     (tmp_path / "unknown-key.toml").write_text('[tools.a]\nkind = "read"\nresource = "x"\ncolour = 1\n')
     (tmp_path / "unknown-table.toml").write_text("[servers.a]\n")
     (tmp_path / "both.toml").write_text('[tools.a]\nkind = ["read", "write"]\nresource = "x"\n')
     (tmp_path / "no.toml").write_text("no toml")
     done = subprocess.run(
-        [sys.executable, "-m", "agent_cache.cli", "mcp-proxy", *line],
+        warm.command("-m", "agent_cache.cli", "mcp-proxy", *line, imports=("mcp.types", "uvicorn")),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
