@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from agent_cache.config import backend_from_url
 from agent_cache.moving.arriving import RAW
 
 Run = Callable[..., Result]
+_BEGINNING = ("click", "rich.console", "rich.table", "redis", "sqlite3")
 
 
 def _json(result: Result) -> Any:
@@ -202,8 +204,8 @@ def test_a_tag_as_a_person_writes_it() -> None:
 
 
 @pytest.mark.parametrize("line", [["ls"], ["stats"], ["doctor"]])
-def test_in_a_pipe_there_is_no_colour_and_no_bar(filled: str, line: list[str]) -> None:
-    program = [sys.executable, "-m", "agent_cache.cli", *line]
+def test_in_a_pipe_there_is_no_colour_and_no_bar(filled: str, line: list[str], warm: Any) -> None:
+    program = warm.command("-m", "agent_cache.cli", *line, imports=_BEGINNING)
     environment = {**os.environ, "AGENT_CACHE_URL": filled}
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, env=environment, check=True)
     assert done.stdout
@@ -211,8 +213,8 @@ def test_in_a_pipe_there_is_no_colour_and_no_bar(filled: str, line: list[str]) -
     assert done.stderr == ""
 
 
-def test_nobody_reads_to_the_end(filled: str) -> None:
-    command = f"{sys.executable} -m agent_cache.cli ls --json | head -c 1"
+def test_nobody_reads_to_the_end(filled: str, warm: Any) -> None:
+    command = f"{shlex.join(warm.command('-m', 'agent_cache.cli', 'ls', '--json', imports=_BEGINNING))} | head -c 1"
     environment = {**os.environ, "AGENT_CACHE_URL": filled}
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=120, env=environment, check=False

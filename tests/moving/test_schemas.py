@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,13 +123,21 @@ CASES: dict[str, tuple[tuple[str, str, str], tuple[str, str, str]]] = {
 }
 
 
-def run(folder: Path, url: str, tool: tuple[str, str, str]) -> tuple[list[str], list[str]]:
-    """What ran, and what was returned, in a process that has this tool."""
+def run(folder: Path, url: str, tool: tuple[str, str, str], warm: Any = None) -> tuple[list[str], list[str]]:
+    """What ran, and what was returned, in a process that has this tool.
+
+    Of the processes of one test at least one is no fork: hashes are salted anew in an interpreter that starts.
+    """
     types, returns, value = tool
     folder.mkdir(exist_ok=True)
     (folder / "tool.py").write_text(HEAD.format(types=types, returns=returns, value=value))
+    main = folder / "main.py"
+    main.write_text(MAIN)
+    line = [str(main), str(folder), url]
     done = subprocess.run(
-        [sys.executable, "-B", "-c", textwrap.dedent(MAIN), str(folder), url],
+        [sys.executable, "-B", *line]
+        if warm is None
+        else warm.command(*line, imports=("pydantic", "sqlite3", "redis")),
         capture_output=True,
         text=True,
         check=False,
@@ -141,23 +148,23 @@ def run(folder: Path, url: str, tool: tuple[str, str, str]) -> tuple[list[str], 
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.replace(" ", "_"))
-def test_a_changed_return_type_invalidates_by_itself(case: str, tmp_path: Path) -> None:
+def test_a_changed_return_type_invalidates_by_itself(case: str, warm: Any, tmp_path: Path) -> None:
     url = f"disk://{tmp_path / 'cache.db'}?near=0"
     before, after = CASES[case]
-    assert run(tmp_path / "a", url, before)[0] == ["a"]
-    ran, got = run(tmp_path / "c", url, after)
+    assert run(tmp_path / "a", url, before, warm)[0] == ["a"]
+    ran, got = run(tmp_path / "c", url, after, warm)
     assert ran == ["a"], f"{case}: the former answer was served: {got}"
     assert run(tmp_path / "b", url, before)[0] == []  # each version has its own, over processes: a rolling deployment
 
 
-def test_the_same_over_redis(make: Make, tmp_path: Path) -> None:
+def test_the_same_over_redis(make: Make, warm: Any, tmp_path: Path) -> None:
     backend = make("redis")
     server = f"redis://{backend._links.where}/0?prefix={backend._names.prefix.decode()}&near=0"
     for case in ("a field more", "a dataclass", "a typed dict"):
         before, after = CASES[case]
         folder = tmp_path / case.replace(" ", "_")
         folder.mkdir()
-        assert run(folder / "a", server, before)[0] == ["a"]
+        assert run(folder / "a", server, before, warm)[0] == ["a"]
         assert run(folder / "b", server, before)[0] == []
-        assert run(folder / "c", server, after)[0] == ["a"]
-        assert run(folder / "d", server, before)[0] == []
+        assert run(folder / "c", server, after, warm)[0] == ["a"]
+        assert run(folder / "d", server, before, warm)[0] == []
