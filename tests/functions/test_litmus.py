@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from agent_cache import AsyncCache, AsyncLRU, AsyncLRUInvalidator, MemoryBackend, NoEffect
 from agent_cache.testing import FakeClock
 from agent_cache.testing.adapters import ALL_CHECKS, NaiveAdapter
@@ -105,15 +107,21 @@ def _right(report: Report) -> None:
 
 
 def test_functions_and_their_invalidators() -> None:
-    report = run(range(30), 300, Functions)
+    report = run(range(10), 300, Functions)
     _right(report)
     assert report.hit_ratio >= 0.3  # not by never caching, though every write drops whole functions
 
 
 def test_keys() -> None:
-    report = run(range(30), 300, Keys)
+    report = run(range(10), 300, Keys)
     _right(report)
     assert report.hit_ratio >= 0.3  # every write clears all of it
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("adapter", [Functions, Keys])
+def test_for_long(adapter: type[_Scoped]) -> None:
+    _right(run(range(2_000, 2_200), 300, adapter))
 
 
 class _WithoutInvalidators(Functions):

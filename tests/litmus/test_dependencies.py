@@ -91,7 +91,7 @@ def _right(report: Report) -> None:
 
 @pytest.mark.parametrize("adapter", EVERY)
 def test_random_schedules(adapter: Any) -> None:
-    _right(run(range(12), make_adapter=adapter))
+    _right(run(range(6), make_adapter=adapter))
 
 
 @pytest.mark.parametrize("warm", [False, True])

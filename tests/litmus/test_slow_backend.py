@@ -28,7 +28,7 @@ class SlowAdapter(AgentCacheAdapter):
 
 
 def test_random_schedules() -> None:
-    report = run(range(20), make_adapter=SlowAdapter)
+    report = run(range(8), make_adapter=SlowAdapter)
     assert report.ok, str(report)
 
 
@@ -50,7 +50,7 @@ def test_two_writers_told_apart(second: str) -> None:
 
 
 def test_cancellations() -> None:
-    report = cancellations(SlowAdapter, every=2, steps=20)
+    report = cancellations(SlowAdapter, every=4, steps=20)
     assert report.ok, str(report)
 
 
