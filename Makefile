@@ -29,7 +29,7 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
-	$(PY) -m pytest -n $(JOBS) $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # The report page in a headless Chromium: CHROMIUM=/path/to/one, else playwright fetches one. SHOTS=folder keeps screenshots.
 test-browser: $(VENV)/.stamp-browser
