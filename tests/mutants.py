@@ -199,6 +199,23 @@ MUTANTS = [
         "restore_moves_the_fence or loaded_before_a_write",
     ),
     mutant(
+        "an end that is tried again has the nonce of before",
+        BACKEND,
+        "        replies = await self._change(window, group, commands, patience)\n        if replies.values[0] != 0:",
+        "        once = commands()\n        replies = await self._change(window, group, lambda: once, patience)\n"
+        "        if replies.values[0] != 0:",
+        RULES,
+        "unheard_brings_nothing_back",
+    ),
+    mutant(
+        "a tag that is minted again has the nonce of before",
+        BACKEND,
+        "partial(self._minting, group)",
+        "lambda once=self._minting(group): once",
+        RULES,
+        "minted_unheard",
+    ),
+    mutant(
         "constant for a lost version",
         SCRIPTS,
         "if not r then r = fresh(ARGV[3]); write(key, r) end",

@@ -41,6 +41,10 @@ def versions(server: RedisServer, process: Process, tags: Any = CART) -> list[by
     return [record.version for record in records if record is not None]
 
 
+async def _nothing() -> None:
+    """Nothing happens."""
+
+
 class Cut:
     """Between a backend and Redis: what is sent there is refused before it is carried out, or answered to nobody."""
 
@@ -48,6 +52,8 @@ class Cut:
         self.before: Callable[[bytes, Any], bool] = lambda slot, script: False
         self.after: Callable[[bytes, Any], bool] = lambda slot, script: False
         self.refused: list[Any] = []
+        self.meanwhile: Callable[[], Awaitable[None]] = _nothing
+        """What happens between an answer that was lost and the next attempt."""
         links, ask = backend._links, Links._ask
 
         async def cut(slot: bytes, commands: Any, wants_epoch: bool) -> Replies:
@@ -58,7 +64,8 @@ class Cut:
             replies = await ask(links, slot, commands, wants_epoch)
             if any(self.after(slot, script) for script in scripts):
                 self.refused += scripts
-                raise WireDownError("the answer was lost")
+                await self.meanwhile()
+                raise WireDownError("the answer was lost", was_up=True)
             return replies
 
         monkeypatch.setattr(links, "_ask", cut)
@@ -495,6 +502,68 @@ async def test_an_end_that_was_not_delivered_is_delivered_later_and_the_marker_h
     await until_not_blocked(reader)
     await reader.expect_missing("stale")
     await reader.store("new")
+
+
+async def test_an_end_that_was_carried_out_unheard_brings_nothing_back(
+    server: RedisServer, process: Process, cut: Callable[[Process], Cut]
+) -> None:
+    """It is tried again after another write: the versions of its first attempt are not current once more."""
+    reader, writer, other = process(), process(), process()
+    window = await writer.begin()
+    line, kept, late = cut(writer), b"another", "loaded before the other write"
+
+    async def meanwhile() -> None:
+        await reader.store(late, key=kept)
+        tokens.append(await reader.token())
+        await other.end(await other.begin())
+
+    tokens: list[Token] = []
+    line.after = lambda slot, script: script is lua.END and not line.refused
+    line.meanwhile = meanwhile
+    await writer.end(window)
+    assert line.refused == [lua.END]
+    assert isinstance(await reader.lookup(key=kept), Missing)
+    assert not await reader.fill(tokens[0], late)
+
+
+async def test_a_tag_minted_unheard_is_not_minted_the_same_again(
+    server: RedisServer, process: Process, cut: Callable[[Process], Cut]
+) -> None:
+    """It is asked for again after a write, and after the loss of the record."""
+    reader, other = process(), process()
+    line, tokens = cut(reader), []
+
+    async def meanwhile() -> None:
+        tokens.append(await other.token())
+        await other.end(await other.begin())
+        lose(server, other)
+
+    line.after = lambda slot, script: script is lua.TOKEN and not line.refused
+    line.meanwhile = meanwhile
+    mine = await reader.token()
+    assert line.refused == [lua.TOKEN]
+    assert mine != tokens[0]
+    assert not await other.fill(tokens[0], "loaded before the write")
+
+
+async def test_a_renewal_that_was_carried_out_unheard_moves_its_tags_to_a_version_of_its_own_each_time(
+    server: RedisServer, process: Process, cut: Callable[[Process], Cut]
+) -> None:
+    writer = process()
+    window = await writer.begin()
+    line, seen = cut(writer), []
+
+    async def meanwhile() -> None:
+        seen.extend(versions(server, writer, WRITE_CART))
+        lose(server, writer, WRITE_CART)
+
+    lose(server, writer, WRITE_CART)
+    line.after = lambda slot, script: script is lua.RENEW and not line.refused
+    line.meanwhile = meanwhile
+    await writer._backend._renew(window)
+    assert len(line.refused) == 1
+    assert not set(seen) & set(versions(server, writer, WRITE_CART))
+    await writer.end(window)
 
 
 async def test_an_end_that_is_delivered_after_the_backend_was_closed_leaves_no_connection(

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, cast
 
 from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, Same, StoredEntry, Taken
@@ -488,7 +489,7 @@ class RedisBackend(KeyValueSurface, Movable):
         failed = next((error for error in opened if error is not None), None)
         if failed is not None:  # on some slots, or without an answer: it must not block others for a whole lease
             window.closed = True
-            undone = ending(nonce(), 0, plan, no_effect=True, narrowed=None)
+            undone = ending(0, plan, no_effect=True, narrowed=None)
             self._deliver(lambda: self._close(window, undone), self._write_lease)
             raise failed
         window.since = uptime()
@@ -542,13 +543,17 @@ class RedisBackend(KeyValueSurface, Movable):
         for group in window.plan.groups:
             if window.closed:
                 return
-            commands = [self._opening(scripts.RENEW, window, group, window.nonces[group.slot][-1], nonce())]
-            replies = await self._change(window, group, lambda c=commands: c, self._patience)  # type: ignore[misc]
+            mark = window.nonces[group.slot][-1]
+
+            def commands(group: Group = group, mark: bytes = mark) -> list[Command]:
+                return [self._opening(scripts.RENEW, window, group, mark, nonce())]
+
+            replies = await self._change(window, group, commands, self._patience)
             if replies.values[0] == 1:
                 window.since = uptime()
                 window.before.clear()  # versions were lost in between: nothing can be restored
         if window.closed:  # ended meanwhile, perhaps before this renewal arrived: its marker must not stay
-            await self._close(window, Ending(nonce()))
+            await self._close(window, Ending())
 
     async def end(
         self, window: WindowProtocol, *, unknown: bool, no_effect: bool, narrowed: Sequence[Tag] | None = None
@@ -566,7 +571,7 @@ class RedisBackend(KeyValueSurface, Movable):
         self._keeper.drop(mine)
         settle = round(self._settle * 1000) if unknown else 0
         written = None if narrowed is None else self._plan(narrowed)
-        how = ending(nonce(), settle, mine.plan, no_effect=no_effect, narrowed=written)
+        how = ending(settle, mine.plan, no_effect=no_effect, narrowed=written)
         try:
             await self._close(mine, how, patience=self._patience)
         except BackendError:
@@ -581,7 +586,7 @@ class RedisBackend(KeyValueSurface, Movable):
         if not mine.closed:
             mine.closed = True
             self._keeper.drop(mine)
-            how = Ending(nonce(), round(self._settle * 1000))
+            how = Ending(round(self._settle * 1000))
             self._deliver(lambda: self._close(mine, how), 2 * self._write_lease)
 
     async def _close(self, window: Window, how: Ending, *, patience: float = 0.0) -> None:
@@ -598,9 +603,12 @@ class RedisBackend(KeyValueSurface, Movable):
         beside, ids = how.beside.get(group.slot, ((), b""))
         keys, marks = (*group.keys, *beside), b"".join(window.nonces[group.slot])
         ids = self._ids(window.plan, group) + ids
-        said = (window.writer, self._names.bus, ids, how.fresh, how.settle, before, len(beside))
-        command = (scripts.END, len(keys), *keys, self._skew_ms, self._keep_ms, marks, *said)
-        replies = await self._change(window, group, lambda: [command], patience)
+        head = (scripts.END, len(keys), *keys, self._skew_ms, self._keep_ms, marks, window.writer, self._names.bus, ids)
+
+        def commands() -> list[Command]:  # one that was carried out unheard may be long followed by other writes
+            return [(*head, nonce(), how.settle, before, len(beside))]
+
+        replies = await self._change(window, group, commands, patience)
         if replies.values[0] != 0:
             window.since = uptime()
 
@@ -726,15 +734,7 @@ class RedisBackend(KeyValueSurface, Movable):
         fences = [record.fence if record is not None else b"" for record in records]
         unclear = [group for group in plan.groups if not all(_is_free(records[at]) for at in group.positions)]
         if unclear:
-            fresh = nonce()
-            asked = [
-                self._links.ask(
-                    group.slot,
-                    [(scripts.TOKEN, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, fresh)],
-                    wants_epoch=True,
-                )
-                for group in unclear
-            ]
+            asked = [self._links.ask_anew(group.slot, partial(self._minting, group)) for group in unclear]
             for group, reply in zip(unclear, await asyncio.gather(*asked), strict=True):
                 answer = reply.values[0]
                 if not isinstance(answer, bytes):
@@ -746,6 +746,9 @@ class RedisBackend(KeyValueSurface, Movable):
                     versions[at] = answer[NONCE * number : NONCE * (number + 1)]
                     fences[at] = answer[NONCE * (count + number) : NONCE * (count + number + 1)]
         return Token(plan, epoch + b"".join(versions), tuple(fences))
+
+    def _minting(self, group: Group) -> list[Command]:
+        return [(scripts.TOKEN, len(group.keys), *group.keys, self._skew_ms, self._keep_ms, nonce())]
 
     def _found(self, stored: Stored, entry: EntryRecord | None, left_ms: Any) -> Found:
         entry = cast(EntryRecord, entry)

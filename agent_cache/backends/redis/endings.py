@@ -18,9 +18,8 @@ NO_VERSION = b"-" * NONCE
 
 @dataclass(slots=True, eq=False)  # not frozen: that would make it five times as dear, on every write
 class Ending:
-    """``settle``: ms for which fills go on being refused; ``fresh``: the nonce of what moves."""
+    """``settle``: ms for which fills go on being refused."""
 
-    fresh: bytes
     settle: int = 0
     written: frozenset[bytes] | None = None
     """The ids of the tags that stay moved; None: all of them."""
@@ -35,12 +34,12 @@ class Ending:
         return b"".join([NO_VERSION if plan.ids[at] in self.written else version for at, version in versions])
 
 
-def ending(fresh: bytes, settle: int, window: Plan, *, no_effect: bool, narrowed: Plan | None) -> Ending:
+def ending(settle: int, window: Plan, *, no_effect: bool, narrowed: Plan | None) -> Ending:
     """``narrowed``: all that was written after all; what cannot be moved in the step that restores moves widely."""
     if no_effect:
-        return Ending(fresh, settle, frozenset())
+        return Ending(settle, frozenset())
     if narrowed is None or settle:
-        return Ending(fresh, settle)
+        return Ending(settle)
     known = frozenset(window.ids)
     slots = {group.slot for group in window.groups}
     beside: dict[bytes, tuple[tuple[bytes, ...], bytes]] = {}
@@ -50,7 +49,7 @@ def ending(fresh: bytes, settle: int, window: Plan, *, no_effect: bool, narrowed
             continue
         slot = group.slot if window.only is None or group.together else window.only.slot
         if slot not in slots:
-            return Ending(fresh, settle)
+            return Ending(settle)
         ids = b"".join([narrowed.ids[group.positions[number]] for number in new])
         beside[slot] = tuple([group.keys[number] for number in new]), ids
-    return Ending(fresh, settle, frozenset(narrowed.ids), beside)
+    return Ending(settle, frozenset(narrowed.ids), beside)

@@ -111,20 +111,31 @@ class Links:
     # -- asking
 
     async def ask(self, slot: bytes, commands: Sequence[Command], *, wants_epoch: bool = False) -> Replies:
-        """Ask once, or not at all while the breaker is open.
+        """Ask once, or not at all while the breaker is open. What may be carried out twice without harm only.
 
         Raises:
             BackendError: Redis is away, or refused one of the commands.
         """
+        return await self._asked(slot, lambda: commands, wants_epoch)
+
+    async def ask_anew(self, slot: bytes, commands: Callable[[], Sequence[Command]]) -> Replies:
+        """As :meth:`ask`, with the epoch, and with new commands where a connection was lost.
+
+        The first ones may have been carried out unheard. A nonce in them must not come back: what was loaded under it
+        would be current again, whatever was written since.
+        """
+        return await self._asked(slot, commands, wants_epoch=True)
+
+    async def _asked(self, slot: bytes, commands: Callable[[], Sequence[Command]], wants_epoch: bool) -> Replies:
         if self._down and (why := self._down.get(self._known_address(slot))) is not None:
             raise WireDownError(why)
         try:
             try:
-                return await self._ask(slot, commands, wants_epoch)
+                return await self._ask(slot, commands(), wants_epoch)
             except WireDownError as error:
                 if not error.was_up:
                     raise
-                return await self._ask(slot, commands, wants_epoch)
+                return await self._ask(slot, commands(), wants_epoch)
         except WireDownError as error:
             self._trip(slot, error)
             raise
