@@ -721,7 +721,7 @@ MUTANTS = [
     mutant(
         "told: what is in another slot is left out (Redis)",
         "backends/redis/endings.py",
-        "        if slot not in slots:\n            return Ending(fresh, settle)\n",
+        "        if slot not in slots:\n            return Ending(settle)\n",
         "        if slot not in slots:\n            continue\n",
         RULES,
         "children",
