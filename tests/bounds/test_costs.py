@@ -173,8 +173,8 @@ def test_a_backend_bounded_in_bytes_weighs_them() -> None:
 
 
 def test_entries_carry_no_more_where_nobody_weighs_them() -> None:
-    from agent_cache.backends.memory import Entry as Plain
-    from agent_cache.backends.memory import SharedEntry
+    from agent_cache.backends.memory.records import Entry as Plain
+    from agent_cache.backends.memory.records import SharedEntry
 
     assert not {"cost", "share", "grace"} & set(Plain.__slots__)
     assert MemoryBackend().sync._entry_type is Plain

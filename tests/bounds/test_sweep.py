@@ -27,9 +27,9 @@ from agent_cache import (
     Quota,
     configure,
 )
-from agent_cache.backends import memory
 from agent_cache.backends.base import Missing, NewEntry
 from agent_cache.backends.expiring import Expiring
+from agent_cache.backends.memory import store as memory
 from agent_cache.backends.sweeper import Sweeper
 from agent_cache.codecs import codec_for
 from agent_cache.tags import read_tags
@@ -57,7 +57,7 @@ def sweeper(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> Sweeper:
     """One that nobody but the test lets step: its thread is not started."""
     made = Sweeper(clock)
     monkeypatch.setattr(made, "_go_on", lambda: None)
-    for room in ("memory", "disk.store"):
+    for room in ("memory.store", "disk.store"):
         monkeypatch.setattr(f"agent_cache.backends.{room}.SWEEPER", made)
     return made
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from agent_cache import MemoryBackend
-from agent_cache.backends import memory as memory_module
 from agent_cache.backends.base import Blocked, Found, Lookup, Missing, NewEntry
 from agent_cache.backends.memory import MemoryStore
+from agent_cache.backends.memory import store as memory_module
 from agent_cache.codecs import codec_for
 from agent_cache.tags import CallTags, Chain, Path, Tag, bucket_path, call_tags, is_call_tag, shared_tags, write_tags
 from agent_cache.testing import FakeClock

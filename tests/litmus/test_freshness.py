@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent_cache.backends.base import Missing
-from agent_cache.backends.memory import MemoryStore, _found
+from agent_cache.backends.memory import MemoryStore
+from agent_cache.backends.memory.records import found as _found
 from agent_cache.testing.adapters import AgentCacheAdapter
 from agent_cache.testing.litmus import Report, main, run
 from agent_cache.testing.processes.runner import Options
