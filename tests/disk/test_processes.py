@@ -294,7 +294,8 @@ def test_pending_fills_stay_with_the_parent(path: Path) -> None:
 def _row(talk: Talk) -> Any:
     from agent_cache.backends.disk.names import tool_key
 
-    return talk.sync.row_of(tool_key(KEY), CODEC.to_payload("v"), None, 0.1, talk.look(None).token)
+    store = talk.sync
+    return store.row_of(tool_key(KEY), CODEC.to_payload("v"), None, 0.1, talk.look(None).token, store._names.group("g"))
 
 
 def test_several_event_loops_and_threads(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent_cache import AgentCacheSession, AsyncCache, BatchLoadError, no_cache
+from agent_cache.functions.batches import _Batch
 from agent_cache.testing import run_virtual
 
 
@@ -309,7 +310,7 @@ def test_batches_leave_nothing_to_the_collector_of_cycles() -> None:
         try:
             for _ in range(10):
                 await asyncio.gather(*(_quietly(cache, loader, key) for key in "ab"))
-            batches = [each for each in gc.get_objects() if type(each).__name__ == "_Batch"]
+            batches = [each for each in gc.get_objects() if type(each) is _Batch]
         finally:
             gc.enable()
         assert batches == []

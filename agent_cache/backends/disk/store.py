@@ -40,7 +40,7 @@ __all__ = ["EntryStore"]
 log = logging.getLogger("agent_cache")
 _BATCH, _SWEEP_EVERY, _TOUCHED = 48, 10.0, 4_096
 _BEHIND = 1_024  # pending entries: then the writer thread gives way to nobody
-_LABELS, _RELEASES = 6, 4  # so many are made, or given back, before it does
+_LABELS, _RELEASES = 12, 8  # so many are made, or given back, before it does
 _PORTIONS = (16, 4, 1)
 _LABEL = MOST_BYTES + 16  # with a seal
 
