@@ -101,6 +101,28 @@ def test_what_the_tool_did_not_wait_for_bounds_nothing() -> None:
     assert story.read(overlapping) == set()
 
 
+def test_a_write_that_was_over_before_anything_of_it_was_noted_bounds_nothing() -> None:
+    """Cancelled at once: its tags were moved while all that was said of it was still on its way."""
+    story = Story()
+    since = story.load()
+    number = story.begin_write()
+    story.referee.tool_ends(number, heard=False)
+    story.referee.write_ends(number, "cancelled", 0)
+    assert story.read(since) == set()
+
+
+def test_nor_does_it_make_up_for_what_was_lost() -> None:
+    story = Story()
+    old, number = story.load(), story.begin_write()
+    story.referee.commit(number, ENTITY)
+    story.referee.write_ends(number, "returned", 2, undelivered=True)
+    late = story.begin_write()
+    story.referee.write_ends(late, "cancelled", 0)
+    assert story.read(old) == set()
+    story.write()
+    assert story.read(old) == {"C0", "C1", "C2"}
+
+
 def test_a_write_that_never_ran_or_had_no_effect_is_none() -> None:
     story = Story()
     old = story.load()

@@ -47,6 +47,8 @@ class Write:
     """A fault took its marker away, or may have."""
     split: bool
     """It may have been recorded with a primary that was none any more."""
+    noted: int
+    """The event of its beginning. Nobody waits for that to be noted, so all of the write may be over by then."""
     ran: bool = False
     """Its tool was run."""
     heard: list[int] = field(default_factory=list)
@@ -171,7 +173,7 @@ class Referee:
         self.writes += 1
         adrift = bool(self.losing_all or self.losing[worker])
         split = self.split
-        write = self.open[number] = Write(number, worker, entities, time, adrift, split, heard=[self.tick()])
+        write = self.open[number] = Write(number, worker, entities, time, adrift, split, self.tick())
         if adrift:
             self._adrift.update(write.entities)
 
@@ -223,17 +225,21 @@ class Referee:
         if how == "refused":
             self.refused += 1
         self._close(write, self._returned if how == "returned" else self._failed)
-        if write.ran and how != "no effect":  # one that was cancelled before its tool ran is not a write
-            barrier = write.heard[min(heard, len(write.heard) - 1)]
-            for entity in write.entities:
-                self._barrier[entity] = max(self._barrier[entity], barrier)
-            if write.split or undelivered:
-                self._loses(write.entities)
-            else:
-                began = write.heard[0]
-                for entity in write.entities:  # one that had begun before that may have been told of earlier
-                    if self._lost.get(entity, self.now) < began:
-                        del self._lost[entity]
+        if not write.ran or how == "no effect":  # one that was cancelled before its tool ran is not a write
+            return
+        if heard:
+            self._bounds(write, write.heard[min(heard, len(write.heard)) - 1])
+        if write.split or undelivered:
+            self._loses(write.entities)
+        elif heard:
+            for entity in write.entities:  # one that had begun before that may have been told of earlier
+                if self._lost.get(entity, self.now) < write.noted:
+                    del self._lost[entity]
+
+    def _bounds(self, write: Write, barrier: int) -> None:
+        """Its window was surely still open at ``barrier``: what was loaded before that is not to be served any more."""
+        for entity in write.entities:
+            self._barrier[entity] = max(self._barrier[entity], barrier)
 
     def died(self, worker: int) -> list[Write]:
         """A worker is gone, and everything it had said has been heard; its writes stay open until :meth:`buried`."""
