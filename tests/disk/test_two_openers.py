@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from agent_cache.backends.base import Blocked, Missing, Same, Taken
+from agent_cache.backends.disk import leadtable
 from agent_cache.backends.disk.leases import Those
 from agent_cache.testing import FakeClock
 from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
@@ -160,7 +164,12 @@ def test_one_leads_and_the_other_waits(make: Make, clock: FakeClock) -> None:
     assert two.value() == "v"
 
 
-def test_a_lead_given_back_or_dead_can_be_had(make: Make, clock: FakeClock) -> None:
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_lead_given_back_or_stopped_can_be_had(
+    make: Make, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    if not locks:  # a system that has none of an opened file
+        monkeypatch.setattr(leadtable, "_OF_A_TABLE", None)
     one, two = make(), make()
     token = one.look().token
     lead = one.sync.lead(KEY, CART, token)
@@ -168,9 +177,32 @@ def test_a_lead_given_back_or_dead_can_be_had(make: Make, clock: FakeClock) -> N
     one.sync.flush()
     second = two.sync.lead(KEY, CART, token)
     assert not isinstance(second, Taken)
-    two.sync._held.leads = Those()  # its process is gone
+    two.sync._held.leads = Those()  # its process stands still: nobody renews
+    assert isinstance(one.sync.lead(KEY, CART, token), Taken)
     clock.advance(3.1)
     assert not isinstance(one.sync.lead(KEY, CART, token), Taken)
+
+
+def test_a_lead_that_its_owner_forgot_can_be_had_at_once(make: Make) -> None:
+    one, two = make(), make()
+    token = one.look().token
+    lead = one.sync.lead(KEY, CART, token)
+    assert isinstance(two.sync.lead(KEY, CART, token), Taken)
+    del lead
+    gc.collect()
+    assert not isinstance(two.sync.lead(KEY, CART, token), Taken)
+
+
+def test_a_lead_is_had_still_when_the_file_is_opened_again(make: Make) -> None:
+    """As the parent of a process that was forked does."""
+    one, two = make(), make()
+    token = one.look().token
+    lead = one.sync.lead(KEY, CART, token)
+    one.sync.before_fork()
+    one.look()
+    assert isinstance(two.sync.lead(KEY, CART, token), Taken)
+    one.sync.release(lead)
+    assert not isinstance(two.sync.lead(KEY, CART, token), Taken)
 
 
 def test_a_refused_fill_gives_its_lead_back(make: Make) -> None:

@@ -12,7 +12,7 @@ room        keeping the file within its bounds
 watch       whether anything was committed since, for next to nothing
 nearby      entries read a moment ago, decoded
 leases      open windows and leads of this process
-leadtable   who loads what on this host: a small file beside the cache
+leadtable   who loads what on this host: locks and slots of a small file beside the cache
 pending     fills not yet in the file
 writer      the one thread that writes
 reading     looking entries up

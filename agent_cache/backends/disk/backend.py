@@ -39,7 +39,7 @@ class DiskBackend(Movable):
         default_ttl: seconds for key-value entries without a ttl of their own.
         settle: seconds for which a resource is not cached after a write whose outcome is unknown.
         write_lease: seconds after which a write whose process died no longer keeps others from storing.
-        lead_lease: seconds after which a load whose process died is taken over.
+        lead_lease: seconds after which a load whose process stands still is taken over; of one that died, at once.
         clock: seconds as a float, never going back, the same for all processes of this host.
         wall: the time of day in seconds; ages entries over a restart of the machine.
         secret: entries are sealed with it; one that was made without it is a miss.

@@ -1,16 +1,21 @@
-"""Who loads what, on this host: leases in a file beside the cache, taken and given back without waiting.
+"""Who loads what, on this host: a lock on one byte of a file beside the cache, taken and given back without waiting.
 
-A lease ends by the clock unless it is renewed, so a process that died or was stopped keeps others waiting no longer
-than that. Only the number of loads rests on this table, never what is served: it may be deleted, or be full of garbage.
-What a lead is for, and whether its token still holds, is not known here.
+Where the byte is says what is loaded, so a lead costs one call of the system, and it ends with its process. One that was
+stopped keeps its locks: whoever has loaded for long notes so, again and again, in a slot of the file, and what is locked
+and not noted for a whole lease is taken over, by whoever gets the slot. Systems without such locks have the slots alone.
+
+Only the number of loads rests on this table, never what is served: the file may be deleted, or be full of garbage. What
+a lead is for, and whether its token still holds, is not known here.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 import threading
+from pathlib import Path
 from typing import Any
 
 fcntl: Any
@@ -21,18 +26,25 @@ except ImportError:  # Windows
 
 __all__ = ["LeadTable"]
 
+log = logging.getLogger("agent_cache")
 _SLOT = struct.Struct("<16s12s8sd20x")  # what is loaded, by whom, in which boot, until when
 _SIZE, _PER_BUCKET, _BUCKETS = _SLOT.size, 8, 512
 _BUCKET = _SIZE * _PER_BUCKET
 _TRIES = 50
 _ALL = range(0, _BUCKET, _SIZE)
 _EMPTY = bytes(_SIZE)
+_MOST_STUCK = 4_096
 _turn = threading.Lock()
-"""The system's locks are the process's: threads and stores of one process take turns by this one."""
+"""The system's locks on buckets are the process's: threads and stores of one process take turns by this one."""
+
+_FLOCK = struct.Struct("hhqqi0q")  # struct flock: kind, from where, start, length, process
+_FIRST_BYTE, _BYTES = 1 << 41, (1 << 61) - 1
+_OF_A_TABLE: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+"""Locks of one opened file, and not of the process. Other threads and stores of the process are kept out as well."""
 
 
 class LeadTable:
-    """Slots in a small file. A slot is read and written under a lock on its bucket, for microseconds.
+    """Leads by name (16 bytes), each ``holder``'s (12 bytes, another each time). Times are seconds of one clock.
 
     Raises:
         OSError: the file cannot be opened, read or written; or the system has no such locks (Windows).
@@ -42,66 +54,149 @@ class LeadTable:
         if fcntl is None:
             raise OSError(errno.ENOTSUP, "there are no locks on parts of a file here")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._stuck: dict[int, float] = {}
+        self._mine: dict[bytes, bytes] = {}
+        """What is had through this table, and by whom."""
+        self._noted: set[bytes] = set()
+        """What of it stands in a slot."""
+        self._stuck: dict[bytes | int, float] = {}
+        """When to wait no longer: for what, or for the bucket that, somebody had locked."""
 
     def close(self) -> None:
+        """Give everything back."""
         with _turn:  # closing drops this process's locks on the file
             file, self._file = self._file, -1
             if file >= 0:
                 os.close(file)
 
     def take(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
-        """Whether nobody has it; then it is ``holder``'s for ``lease`` seconds."""
+        """Whether nobody has it; then it is ``holder``'s until it is given back, or not renewed for ``lease`` seconds."""
+        if self._mine.setdefault(what, holder) is not holder:
+            return False  # another thread's
+        had = False
+        try:
+            had = self._take(what, holder, boot, now, lease)
+        finally:
+            if not had:
+                del self._mine[what]
+        return had
+
+    def renew(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
+        """Note that it is still ``holder``'s, for ``lease`` seconds more."""
+        if self._mine.get(what) != holder:
+            return
         place = _place(what)
         with _turn:
-            if not self._lock(place):
-                return self._is_stuck(place, now, lease)
-            try:
-                if self._stuck:
-                    self._stuck.pop(place, None)
-                data = os.pread(self._file, _BUCKET, place).ljust(_BUCKET, b"\0")
-                free = _slot_of(data, what)
-                if free is not None and _is_alive(data, free, boot, now):
-                    return False
-                if free is None:
-                    free = next((at for at in _ALL if not _is_alive(data, at, boot, now)), None)
-                if free is not None:  # else it is had without being written down: somebody may load it too
-                    os.pwrite(self._file, _SLOT.pack(what, holder, boot, now + lease), place + free)
-                return True
-            finally:
-                self._unlock(place)
-
-    def renew(self, what: bytes, holder: bytes, boot: bytes, until: float) -> None:
-        """Put the end off, if it is still ``holder``'s."""
-        self._rewrite(what, holder, _SLOT.pack(what, holder, boot, until))
+            if self._lock_bucket(place):
+                try:
+                    self._note(place, what, holder, boot, now, lease)
+                finally:
+                    self._unlock_bucket(place)
 
     def give(self, what: bytes, holder: bytes) -> bool:
-        """Give it back, if it is still ``holder``'s. False: somebody else is at it, try again."""
-        return self._rewrite(what, holder, _EMPTY)
+        """Give it back, if it is still ``holder``'s. False: somebody else is at its slot, try again."""
+        if self._mine.get(what) == holder:
+            if what in self._noted and not self._erase(what, holder):
+                return False
+            self.drop(what, holder)
+        return True
 
-    def held(self, now: float) -> int:
-        """How many leases are running."""
-        with _turn:
-            data = os.pread(self._file, _BUCKET * _BUCKETS, 0)
-        return sum(_SLOT.unpack_from(data, at)[3] > now for at in range(0, len(data) - _SIZE + 1, _SIZE))
+    def drop(self, what: bytes, holder: bytes) -> None:
+        """:meth:`give`, but never raises and takes no lock: where it was noted, that ends with its lease."""
+        if self._mine.get(what) != holder:
+            return
+        self._noted.discard(what)
+        if _OF_A_TABLE is not None and self._file >= 0:
+            try:
+                self._set(what, fcntl.F_UNLCK)
+            except OSError as error:
+                log.debug("a lead ends with its process: %s", error)
+        self._mine.pop(what, None)  # not before: what another thread took meanwhile would be the same lock
 
-    def _rewrite(self, what: bytes, holder: bytes, fresh: bytes) -> bool:
+    def is_at(self, path: str) -> bool:
+        """Whether this is the file at this path, and open."""
+        try:
+            there, mine = Path(path).stat(), os.fstat(self._file)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def __len__(self) -> int:
+        """How many leads are had through this table."""
+        return len(self._mine)
+
+    # -- locks
+
+    def _take(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
+        if self._file < 0:  # by another thread, meanwhile
+            raise OSError(errno.EBADF, "the table of loads was closed")
+        if _OF_A_TABLE is None or not self._set(what, fcntl.F_WRLCK):
+            return self._take_over(what, holder, boot, now, lease)
+        if self._stuck:
+            self._stuck.pop(what, None)
+        return True
+
+    def _set(self, what: bytes, kind: int) -> bool:
+        """Lock or unlock the byte of a lead; whether it could be done at once."""
+        at = _FIRST_BYTE + (int.from_bytes(what[8:], "big") & _BYTES)
+        try:
+            fcntl.fcntl(self._file, _OF_A_TABLE, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    # -- slots
+
+    def _take_over(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
+        """A lead that was locked for a whole lease, and that nobody has noted; without locks, any that nobody has."""
         place = _place(what)
         with _turn:
-            if not self._lock(place):
-                return False
+            if not self._lock_bucket(place):
+                return self._is_stuck(place, now, lease)
             try:
-                data = os.pread(self._file, _BUCKET, place)
+                self._stuck.pop(place, None)
+                data = self._bucket(place)
                 at = _slot_of(data, what)
-                if at is not None and data[at + 16 : at + 28] == holder:
-                    os.pwrite(self._file, fresh, place + at)
+                if at is not None and _is_alive(data, at, boot, now):
+                    return False
+                if _OF_A_TABLE is not None and not self._is_stuck(what, now, lease):
+                    return False
+                self._note(place, what, holder, boot, now, lease)
                 return True
             finally:
-                self._unlock(place)
+                self._unlock_bucket(place)
 
-    def _lock(self, place: int) -> bool:
+    def _note(self, place: int, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
+        """Write it down, where there is a slot to be had that nobody else has by now."""
+        data = self._bucket(place)
+        at = _slot_of(data, what)
+        if at is None:
+            at = next((free for free in _ALL if not _is_alive(data, free, boot, now)), None)
+        elif _is_alive(data, at, boot, now) and _holder(data, at) != holder:
+            return
+        if at is not None:  # else it is had without being written down: somebody may load it too
+            os.pwrite(self._file, _SLOT.pack(what, holder, boot, now + lease), place + at)
+            self._noted.add(what)
+
+    def _erase(self, what: bytes, holder: bytes) -> bool:
+        place = _place(what)
+        with _turn:
+            if not self._lock_bucket(place):
+                return False
+            try:
+                data = self._bucket(place)
+                at = _slot_of(data, what)
+                if at is not None and _holder(data, at) == holder:
+                    os.pwrite(self._file, _EMPTY, place + at)
+                return True
+            finally:
+                self._unlock_bucket(place)
+
+    def _bucket(self, place: int) -> bytes:
+        return os.pread(self._file, _BUCKET, place).ljust(_BUCKET, b"\0")
+
+    def _lock_bucket(self, place: int) -> bool:
         """Never waits: who has the lock gives it back within microseconds, or was stopped with it."""
-        if self._file < 0:  # by another thread, meanwhile
+        if self._file < 0:
             raise OSError(errno.EBADF, "the table of loads was closed")
         for _ in range(_TRIES):
             try:
@@ -111,12 +206,14 @@ class LeadTable:
             return True
         return False
 
-    def _unlock(self, place: int) -> None:
+    def _unlock_bucket(self, place: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
-    def _is_stuck(self, place: int, now: float, lease: float) -> bool:
-        """Whether somebody has kept a bucket locked for as long as a lease: stopped in the middle of it."""
-        return now >= self._stuck.setdefault(place, now + lease)
+    def _is_stuck(self, which: bytes | int, now: float, lease: float) -> bool:
+        """Whether somebody has kept a lead, or a bucket, locked for as long as a lease: stopped in the middle of it."""
+        if len(self._stuck) > _MOST_STUCK:
+            self._stuck.clear()
+        return now >= self._stuck.setdefault(which, now + lease)
 
 
 def _slot_of(data: bytes, what: bytes) -> int | None:
@@ -124,6 +221,10 @@ def _slot_of(data: bytes, what: bytes) -> int | None:
     while at >= 0 and at % _SIZE:
         at = data.find(what, at + 1)
     return at if at >= 0 else None
+
+
+def _holder(data: bytes, at: int) -> bytes:
+    return data[at + 16 : at + 28]
 
 
 def _is_alive(data: bytes, at: int, boot: bytes, now: float) -> bool:

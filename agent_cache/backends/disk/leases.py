@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 from weakref import ref
 
@@ -61,9 +61,16 @@ class Those(Generic[T]):
     def __init__(self) -> None:
         self._held: dict[int, ref[T]] = {}
 
-    def add(self, one: T) -> None:
+    def add(self, one: T, forgotten: Callable[[], object] | None = None) -> None:
+        """``forgotten``: what to do when its owner drops it; inside a collection of garbage, so no lock may be taken."""
         held, number = self._held, id(one)
-        held[number] = ref(one, lambda _: held.pop(number, None))
+
+        def gone(_: object) -> None:
+            held.pop(number, None)
+            if forgotten is not None:
+                forgotten()
+
+        held[number] = ref(one, gone)
 
     def discard(self, one: T) -> bool:
         """Whether it was held: true once only, whoever asks."""

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -338,7 +339,8 @@ class EntryStore(Reading):
             self._give(lead)
             raise
         lead.renew_at = now + self.lead_lease / 3
-        self._held.leads.add(lead)
+        table = self._leads
+        self._held.leads.add(lead, None if table is None else partial(table.drop, lead.what, lead.holder))
         self._writer.wake_within(self.lead_lease / 3)
         return lead
 
@@ -416,20 +418,25 @@ class EntryStore(Reading):
     def _be_ready(self, which: Identity) -> None:
         """On the writer thread: from now on readers may open it."""
         watch = Watch(self.path, files.connect(self.path, which, writer=False, patient=True), self.clock)
-        table = None
-        try:
-            table = LeadTable(self.path + "-leads")
-        except OSError as error:
-            log.debug("disk cache %s: every process loads for itself: %s", self.path, error)
-        self._stop_watching()
+        table, known = self._leads, self.path + "-leads"
+        if table is None or not table.is_at(known):  # else it is kept: what was had is had still
+            table = self._table_at(known)
+        self._stop_watching(table)
         self._watch, self._leads, self._ready = watch, table, which
 
-    def _stop_watching(self) -> None:
+    def _table_at(self, path: str) -> LeadTable | None:
+        try:
+            return LeadTable(path)
+        except OSError as error:
+            log.debug("disk cache %s: every process loads for itself: %s", self.path, error)
+            return None
+
+    def _stop_watching(self, keep: LeadTable | None = None) -> None:
         watch, self._watch = self._watch, None
-        table, self._leads = self._leads, None
+        table, self._leads = self._leads, keep
         if watch is not None:
             watch.close()
-        if table is not None:
+        if table is not None and table is not keep:
             table.close()
         self._nearby.clear()
 
@@ -451,7 +458,7 @@ class EntryStore(Reading):
         windows = [w for w in self._held.windows if w.renew_at <= now and not w.closed]
         for lead in [lead for lead in self._held.leads if lead.renew_at <= now]:
             lead.renew_at = now + self.lead_lease / 3
-            self._renew_lead(lead, now + self.lead_lease)
+            self._renew_lead(lead, now)
         if not windows:
             return None
         tick = self._next_tick()
@@ -465,11 +472,11 @@ class EntryStore(Reading):
 
         return Job(work, durable=True)
 
-    def _renew_lead(self, lead: DiskLead, until: float) -> None:
+    def _renew_lead(self, lead: DiskLead, now: float) -> None:
         table = self._leads
         try:
             if table is not None and lead in self._held.leads:
-                table.renew(lead.what, lead.holder, self._boot, until)
+                table.renew(lead.what, lead.holder, self._boot, now, self.lead_lease)
         except OSError as error:
             log.debug("a lead ends with its lease: %s", error)
 
