@@ -7,6 +7,7 @@ referee   the source of truth, the number of every event, and the verdict on eve
 channel   one connection between the referee and a worker; many requests on their way at once
 caches    how a cache is put in front of the tools: agent_cache, the naive ones, and whose promises they make
 shapes    agent_cache put in front of them in other ways: dependencies found at run time, nested tools, functions, lineage
+orders    what a process is told, from its greeting to its goodbye: configuration, mixes, orders
 worker    one process: sessions, tools, calls; ``python -m agent_cache.testing.processes.worker``
 rollouts  the same for sessions that have a world of their own, and its verdicts
 servers   the backend under test: a disk file, a Redis alone, behind Sentinel, or a Cluster, and its proxies

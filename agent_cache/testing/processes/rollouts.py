@@ -14,18 +14,13 @@ import contextvars
 import hashlib
 import inspect
 import itertools
-import os
-import random
 import threading
-import traceback
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
 
-from agent_cache.testing.processes.caches import Setup, Tool, load_cache
-from agent_cache.testing.processes.channel import Client
-from agent_cache.testing.processes.worker import MIXES, Config, LoadFailed, WriteFailed
+from agent_cache.testing.processes.caches import Tool
+from agent_cache.testing.processes.orders import Config, LoadFailed, Obedient, WriteFailed
 
 __all__ = ["Rollouts", "World"]
 
@@ -93,24 +88,19 @@ def _digest(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-class Rollouts:
-    """Runs until the parent says ``quit``, hangs up, or kills it; the parent hears what a :class:`Worker` would tell."""
+class Rollouts(Obedient):
+    """Sessions with worlds of their own; the parent hears what a :class:`.worker.Worker` would tell."""
+
+    _cache: Any
+    """One that has rollouts."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-        self._rng = random.Random(config.seed)
-        self._mix = MIXES[config.mix]
+        super().__init__(config)
         self._names = itertools.count()
         self._numbers = itertools.count(config.worker << 32)
-        self._cache: Any = load_cache(config.cache)(Setup(config.url, config.prefix, config.idents))
         self._everything = list(range(config.idents))
         self._loads = 0
         self._calm = False
-        self._running = True
-        self._lanes: list[asyncio.Task[None]] = []
-        self._orders: set[asyncio.Task[None]] = set()
-        self._quit = asyncio.Event()
-        self._client = Client(self._on_order, lambda: os._exit(0))
         self._reads: list[tuple[Tool, bool]] = [
             (self._make_read("item", threaded=False), False),
             (self._make_read("item_in_thread", threaded=True), False),
@@ -124,39 +114,11 @@ class Rollouts:
             (self._make_write("change_items", "item", "lineage"), True),
         ]
 
-    async def run(self) -> None:
-        """Connect, make rollouts until told to stop, answer questions, end."""
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16))
-        await self._client.connect(self._config.socket)
-        await self._cache.open()
-        await self._client.ask("hello", self._config.worker)
-        self._lanes = [asyncio.create_task(self._on_and_on()) for _ in range(_ROLLOUTS)]
+    async def _work(self) -> None:
+        self._lanes += [asyncio.create_task(self._on_and_on()) for _ in range(_ROLLOUTS)]
         await self._quit.wait()
-        await self._cache.close()
-        self._client.tell("bye")
-        self._client.channel.flush()
-        await asyncio.sleep(0.05)
 
     # -- what the parent says -------------------------------------------------------------------------------------
-
-    def _on_order(self, order: list[Any]) -> None:
-        if order[0] == "mix":
-            self._mix = MIXES[order[1]]
-        elif order[0] == "quit":
-            self._quit.set()
-        else:
-            does: dict[str, Callable[..., Coroutine[Any, Any, None]]]
-            does = {"storm": self._storm, "look": self._look, "drain": self._drain}
-            task = asyncio.create_task(self._obey(order[0], does[order[0]](*order[1:])))
-            self._orders.add(task)
-            task.add_done_callback(self._orders.discard)
-
-    async def _obey(self, word: str, doing: Coroutine[Any, Any, None]) -> None:
-        try:
-            await doing
-        except Exception:  # noqa: BLE001 - the finding is the parent's to report
-            self._client.tell("spurious", f"{word}: {traceback.format_exc()}")
-        self._client.tell("done", word)
 
     async def _drain(self) -> None:
         self._running = False

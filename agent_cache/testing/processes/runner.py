@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from agent_cache.testing.processes.caches import Cache, Setup, load_cache
 from agent_cache.testing.processes.desk import HANG, HANG_BROKEN, Desk
 from agent_cache.testing.processes.faults import Fault, choose_faults
+from agent_cache.testing.processes.orders import MIXES, Config
 from agent_cache.testing.processes.referee import Referee
 from agent_cache.testing.processes.shapes import SHAPES
 from agent_cache.testing.processes.stage import Stage
-from agent_cache.testing.processes.worker import MIXES, Config
 
 __all__ = ["Options", "Report", "Run", "add_options", "main", "run"]
 

@@ -13,78 +13,24 @@ import itertools
 import json
 import logging
 import os
-import random
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agent_cache.testing.processes.caches import Cache, Setup, Tool, load_cache
-from agent_cache.testing.processes.channel import Client
+from agent_cache.testing.processes.caches import Tool
+from agent_cache.testing.processes.orders import Config, LoadFailed, Obedient, WriteFailed
 from agent_cache.testing.world import Session
 
-__all__ = ["MIXES", "Config", "Mix", "Worker", "main"]
+__all__ = ["Worker", "kept", "main"]
 
 _ALL = "all"
 _SLOW = 0.1  # seconds a load takes while its sharing is measured
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """How much of what."""
-
-    writes: float
-    faults: float
-    cancels: float
-    load_faults: float
-    twins: float
-    longest: int
-    """The longest pause inside a tool, in milliseconds,"""
-    long: float
-    """but for this share: those take up to a tenth of a second."""
-
-
-MIXES = {
-    "adversarial": Mix(writes=0.15, faults=0.4, cancels=0.04, load_faults=0.01, twins=0.2, longest=6, long=0.01),
-    "read-mostly": Mix(writes=0.004, faults=0.0, cancels=0.0, load_faults=0.0, twins=0.05, longest=4, long=0.0),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What the parent tells a worker on its standard input."""
-
-    socket: str
-    worker: int
-    """Its number, another one after a restart."""
-    url: str
-    prefix: str
-    cache: str
-    seed: int
-    idents: int
-    late: bool
-    """Whether commits may land after the call has ended."""
-    mix: str
-    writes: str = "all"
-    """``told``: those that are known by their result, and every second fails to change anything."""
-    rollouts: bool = False
-    """Whether each session has a world of its own (:mod:`.rollouts`)."""
-    sessions: int = 4
-    lanes: int = 4
-
-
-class LoadFailed(Exception):  # noqa: N818 - the litmus's tools fail on purpose
-    """A read tool failed on purpose; its argument is the number of the load."""
-
-
-class WriteFailed(Exception):  # noqa: N818 - as above
-    """A write tool failed on purpose; its argument is the number of the write."""
 
 
 @dataclass(slots=True)
@@ -148,15 +94,12 @@ _OWNED = {"mine": "user", "note": "session"}
 _PEOPLE = (("acme", "u1"), ("acme", "u2"), ("other", "u1"))
 
 
-class Worker:
-    """Runs until the parent says ``quit``, hangs up, or kills it."""
+class Worker(Obedient):
+    """Sessions that call the same tools, of one source; the referee judges."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-        self._rng = random.Random(config.seed)
-        self._mix = MIXES[config.mix]
+        super().__init__(config)
         self._numbers = itertools.count(config.worker << 32)
-        self._cache: Cache = load_cache(config.cache)(Setup(config.url, config.prefix, config.idents))
         self._plans: dict[int, _Plan] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._undelivered: Callable[[], bool] = getattr(self._cache, "undelivered", bool)
@@ -167,20 +110,10 @@ class Worker:
             for tenant, user in [_PEOPLE[index % len(_PEOPLE)]]
         ]
         self._contexts: list[tuple[Session, contextvars.Context]] = []
-        self._running = True
-        self._lanes: list[asyncio.Task[None]] = []
-        self._quit = asyncio.Event()
-        self._orders: set[asyncio.Task[None]] = set()
-        self._client = Client(self._on_order, self._orphaned)
         self._make_tools()
 
-    async def run(self) -> None:
-        """Connect, make calls until told to stop, answer questions, end."""
+    async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(16))
-        await self._client.connect(self._config.socket)
-        await self._cache.open()
-        await self._client.ask("hello", self._config.worker)
         opened = [asyncio.Event() for _ in self._sessions]
         keepers = [
             asyncio.create_task(self._keep(session, event))
@@ -193,10 +126,6 @@ class Worker:
                 self._lanes.append(loop.create_task(self._lane(session), context=context.copy()))
         await self._quit.wait()
         await asyncio.gather(*keepers)
-        await self._cache.close()
-        self._client.tell("bye")
-        self._client.channel.flush()
-        await asyncio.sleep(0.05)
 
     async def _keep(self, session: Session, opened: asyncio.Event) -> None:
         _caller.set(session)
@@ -206,33 +135,6 @@ class Worker:
             await self._quit.wait()
 
     # -- what the parent says -----------------------------------------------------------------------------------
-
-    def _orphaned(self) -> None:
-        os._exit(0)
-
-    def _on_order(self, order: list[Any]) -> None:
-        if order[0] == "mix":
-            self._mix = MIXES[order[1]]
-        elif order[0] == "quit":
-            self._quit.set()
-        else:
-            doing = (
-                self._storm(*order[1:])
-                if order[0] == "storm"
-                else self._look()
-                if order[0] == "look"
-                else self._drain()
-            )
-            task = asyncio.create_task(self._obey(order[0], doing))
-            self._orders.add(task)
-            task.add_done_callback(self._orders.discard)
-
-    async def _obey(self, word: str, doing: Coroutine[Any, Any, None]) -> None:
-        try:
-            await doing
-        except Exception:  # noqa: BLE001 - the finding is the parent's to report
-            self._client.tell("spurious", f"{word}: {traceback.format_exc()}")
-        self._client.tell("done", word)
 
     async def _drain(self) -> None:
         """Start nothing more; done when all calls have ended, and all commits landed."""
@@ -245,13 +147,12 @@ class Worker:
         if self._late:
             await asyncio.wait(self._late)
 
-    async def _storm(self, ident: int, callers: int) -> None:
-        """Many callers at once for what nobody has: one load will do."""
+    async def _storm(self, number: int, callers: int) -> None:
         self._slow = True
         read = self._reads[0]
         calls = [
             asyncio.get_running_loop().create_task(
-                self._call_read(session, read, ident, _Cancelled()), context=context.copy()
+                self._call_read(session, read, number, _Cancelled()), context=context.copy()
             )
             for session, context in itertools.islice(itertools.cycle(self._contexts), callers)
         ]
