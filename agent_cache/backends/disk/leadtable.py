@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import struct
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ _MOST_STUCK = 4_096
 _turn = threading.Lock()
 """The system's locks on buckets are the process's: threads and stores of one process take turns by this one."""
 
-_FLOCK = struct.Struct("hhqqi0q")  # struct flock: kind, from where, start, length, process
+_FLOCK = struct.Struct("hhqqi0q")  # Linux' struct flock: kind, from where, start, length, process
 _FIRST_BYTE, _BYTES = 1 << 41, (1 << 61) - 1
-_OF_A_TABLE: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+_OF_A_TABLE: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 """Locks of one opened file, and not of the process. Other threads and stores of the process are kept out as well."""
 
 
