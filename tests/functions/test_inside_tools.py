@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -78,17 +78,25 @@ async def test_a_key_inside_a_tool(backend: Any, *, warm: bool, loads: bool) -> 
     assert await page() == 2
 
 
-async def test_a_tool_inside_a_batch_loader(backend: Any) -> None:
-    """Every key of the batch depends on it, not only the one that opened it."""
-    rate, runs, cache = [1], [0], AsyncCache(backend=backend, namespace="keys")
+def rates() -> tuple[Callable[[], Awaitable[int]], Callable[[], Awaitable[None]]]:
+    """A cached tool, and one that adds 1 to what it returns."""
+    rate = 1
 
     @AgentCache("rates")
     async def get_rate() -> int:
-        return rate[0]
+        return rate
 
     @AgentCacheInvalidator("rates")
     async def set_rate() -> None:
-        rate[0] += 1
+        nonlocal rate
+        rate += 1
+
+    return get_rate, set_rate
+
+
+async def test_a_tool_inside_a_batch_loader(backend: Any) -> None:
+    """Every key of the batch depends on it, not only the one that opened it."""
+    (get_rate, set_rate), runs, cache = rates(), [0], AsyncCache(backend=backend, namespace="keys")
 
     async def prices(keys: list[int]) -> list[int]:
         runs[0] += 1
@@ -109,15 +117,7 @@ async def test_a_tool_inside_a_batch_loader(backend: Any) -> None:
 
 async def test_what_is_set_by_hand_depends_on_nothing_else(backend: Any) -> None:
     """And is found by those who have not loaded that key themselves."""
-    cache, rate = AsyncCache(backend=backend, namespace="keys"), [1]
-
-    @AgentCache("rates")
-    async def get_rate() -> int:
-        return rate[0]
-
-    @AgentCacheInvalidator("rates")
-    async def set_rate() -> None:
-        rate[0] += 1
+    cache, (get_rate, set_rate) = AsyncCache(backend=backend, namespace="keys"), rates()
 
     assert await twice(cache.get, "k", get_rate) == 1
     await cache.set("k", 77)

@@ -86,28 +86,35 @@ async def test_a_write_while_redis_is_away_is_known_to_others_when_it_is_back_th
     assert not await there.fill(token, "old")
 
 
+class Cart:
+    """What a cached tool reads, and one that writes it makes "new"."""
+
+    def __init__(self, backend: Any) -> None:
+        self.value = "old"
+
+        @AgentCache("cart:{user}", backend=backend)
+        async def get_cart(user: int) -> str:
+            return self.value
+
+        @AgentCacheInvalidator("cart:{user}", backend=backend)
+        async def put_cart(user: int) -> None:
+            self.value = "new"
+
+        self.get, self.put = get_cart, put_cart
+
+
 async def test_while_something_is_owed_a_repeat_is_not_answered_from_memory(
     process: Process, cut_off: Callable[[Any], None], eventually: Eventually
 ) -> None:
     backend = process()._backend
     backend._patience = 0.0
-    value = "old"
-
-    @AgentCache("cart:{user}", backend=backend)
-    async def get_cart(user: int) -> str:
-        return value
-
-    @AgentCacheInvalidator("cart:{user}", backend=backend)
-    async def put_cart(user: int) -> None:
-        nonlocal value
-        value = "new"
-
+    cart = Cart(backend)
     async with AgentCacheSession(max_tool_repeats=2, on_loop="short_circuit"):
         for _ in range(2):
-            assert await get_cart(42) == "old"
+            assert await cart.get(42) == "old"
         cut_off(backend)
-        await put_cart(42)
-        assert await get_cart(42) == "new"
+        await cart.put(42)
+        assert await cart.get(42) == "new"
         cut_off(None)
     await eventually(lambda: not OUTBOX, "the courier delivers")
 
@@ -118,18 +125,8 @@ async def test_while_something_is_owed_reads_here_run_the_tool_and_keep_nothing(
     here = process()
     backend = here._backend
     backend._patience = 0.0
-    value = "old"
-
-    @AgentCache("cart:{user}", backend=backend)
-    async def get_cart(user: int) -> str:
-        return value
-
-    @AgentCacheInvalidator("cart:{user}", backend=backend)
-    async def put_cart(user: int) -> None:
-        nonlocal value
-        value = "new"
-
-    assert await get_cart(42) == "old"
+    cart = Cart(backend)
+    assert await cart.get(42) == "old"
     deliver, held = backend.move, threading.Event()
 
     async def not_yet(tags: Any, writer: str) -> None:
@@ -139,18 +136,18 @@ async def test_while_something_is_owed_reads_here_run_the_tool_and_keep_nothing(
 
     backend.move = not_yet
     cut_off(backend)
-    await put_cart(42)
+    await cart.put(42)
     cut_off(None)
     await eventually(lambda: backend._links.down is None, "Redis answers again, but is still owed the write")
     for fresh in ("new", "newer"):
-        value = fresh
-        assert await get_cart(42) == fresh, "not what is stored, and not what was loaded a moment ago"
+        cart.value = fresh
+        assert await cart.get(42) == fresh, "not what is stored, and not what was loaded a moment ago"
     assert get_metrics()["hits"] == 0
     held.set()
     await eventually(lambda: not OUTBOX, "delivered")
-    assert await get_cart(42) == "newer"
-    value = "newest"
-    assert await get_cart(42) == "newer", "cached again"
+    assert await cart.get(42) == "newer"
+    cart.value = "newest"
+    assert await cart.get(42) == "newer", "cached again"
 
 
 async def test_a_write_is_refused_where_that_was_asked_for(process: Process, cut_off: Callable[[Any], None]) -> None:
