@@ -57,6 +57,7 @@ __all__ = [
     "in_session",
     "is_decorated",
     "is_taping",
+    "origin_of",
     "pass_through",
     "prefixed",
     "replayable",
@@ -278,14 +279,19 @@ class Served(Generic[T]):
     def origin(self) -> dict[str, Any]:
         """What adapters write beside a result, as plain JSON: ``age`` (rounded to milliseconds), ``tags`` and ``stale``, each
         where there is something to say."""
-        said: dict[str, Any] = {}
-        if self.age is not None:
-            said["age"] = round(self.age, 3)
-        if self.tags:
-            said["tags"] = list(self.tags)
-        if self.stale is not None:
-            said["stale"] = self.stale
-        return said
+        return origin_of(self.age, self.tags, self.stale)
+
+
+def origin_of(age: float | None, tags: Sequence[str], stale: str | None) -> dict[str, Any]:
+    """See :attr:`Served.origin`."""
+    said: dict[str, Any] = {}
+    if age is not None:
+        said["age"] = round(age, 3)
+    if tags:
+        said["tags"] = list(tags)
+    if stale is not None:
+        said["stale"] = stale
+    return said
 
 
 class OneCallOnly:

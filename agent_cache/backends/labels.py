@@ -98,9 +98,8 @@ def _written(tags: Sequence[Tag], entry: NewEntry, arguments: str) -> bytes:
     form = _ARGUED[form] if arguments else form
     name, resource = ("", "") if known is None else (known.name, known.resource)
     if short is not None:
-        pieces = [_head(form, entry.namespace, name, resource, short.group), _text(short.bucket), _texts(short.chain)]
-        pieces.append(_count(len(short.paths)))
-        pieces += [_path(path) for path in short.paths]
+        pieces = [_head(form, entry.namespace, name, resource, short.group), _text(short.bucket)]
+        pieces.append(_where(short.chain, short.paths))
     else:
         pieces = [_head(form, entry.namespace, name, resource, entry.group), _count(len(tags))]
         for kind, chain, path in tags:

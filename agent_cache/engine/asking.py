@@ -7,20 +7,12 @@ from agent_cache.context import View
 from agent_cache.engine.answers import backend_answered, backend_failed
 from agent_cache.engine.calls import ReadCall
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Ask, Down, Move, Moved
+from agent_cache.engine.effects import Ask, Down, Move, Moved, looked_up
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import BackendError
 
-__all__ = ["ask", "ask_here", "heard"]
-
-
-def ask_here(tool: ReadTool, call: ReadCall, token_only: bool) -> Lookup | Down:
-    """What :class:`Ask` does, of a backend of this process: there is nothing to wait for."""
-    try:
-        return call.backend.sync.lookup(None if token_only else call.key, call.tags, tool.codec)
-    except Exception as error:  # noqa: BLE001 - a failing cache never fails a tool; it is counted and reported
-        return Down(error)
+__all__ = ["ask", "heard"]
 
 
 def heard(tool: ReadTool, view: View, call: ReadCall, found: Lookup | Down) -> None:
@@ -46,7 +38,7 @@ def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lo
         if moved.down is not None:
             backend_failed(view, tool.resource, call.backend, moved.down)
             return moved.down
-    question = Ask(call, tool.codec, token_only)
-    found: Lookup | Down = ask_here(tool, call, token_only) if call.backend.in_process else (yield question)
+    at_once, codec = call.backend.in_process, tool.codec
+    found: Lookup | Down = looked_up(call, codec, token_only) if at_once else (yield Ask(call, codec, token_only))
     heard(tool, view, call, found)
     return found

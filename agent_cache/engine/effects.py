@@ -42,7 +42,9 @@ __all__ = [
     "Pause",
     "Ran",
     "Run",
+    "filled",
     "join",
+    "looked_up",
 ]
 
 T = TypeVar("T")
@@ -95,11 +97,15 @@ class Ask:
             return Down(error)
 
     def go_blocking(self) -> Lookup | Down:
-        try:
-            key = None if self.token_only else self.call.key
-            return self.call.backend.sync.lookup(key, self.call.tags, self.codec)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
+        return looked_up(self.call, self.codec, self.token_only)
+
+
+def looked_up(call: _Call, codec: ToolCodec, token_only: bool = False) -> Lookup | Down:
+    """What :class:`Ask` replies with, here and now: of a backend of this process there is nothing to wait for."""
+    try:
+        return call.backend.sync.lookup(None if token_only else call.key, call.tags, codec)
+    except Exception as error:  # noqa: BLE001 - as above
+        return Down(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,10 +158,15 @@ class Fill:
             return Down(error)
 
     def go_blocking(self) -> bool | Down:
-        try:
-            return self.backend.sync.fill(self.token, self.entry)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
+        return filled(self.backend, self.token, self.entry)
+
+
+def filled(backend: Backend, token: Token, entry: NewEntry) -> bool | Down:
+    """What :class:`Fill` replies with, here and now, as :func:`looked_up` does."""
+    try:
+        return backend.sync.fill(token, entry)
+    except Exception as error:  # noqa: BLE001 - as above
+        return Down(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -416,9 +427,7 @@ class End:
             if backend.in_process:
                 ended.replies.append(self._end_here(backend, window))
                 continue
-            how = {} if self.narrowed is None else {"narrowed": self.narrowed}
-            ending = partial(backend.end, window, unknown=self.unknown, no_effect=self.no_effect, **how)
-            reply, cancelled = await _shielded(backend, ending)
+            reply, cancelled = await _shielded(backend, partial(backend.end, window, **self._how()))
             ended.replies.append(reply if isinstance(reply, Down) else None)
             ended.cancelled = ended.cancelled or cancelled
         ended.replies.reverse()
@@ -429,13 +438,15 @@ class End:
         replies.reverse()
         return Ended(replies)
 
+    def _how(self) -> dict[str, Any]:
+        how: dict[str, Any] = {"unknown": self.unknown, "no_effect": self.no_effect}
+        if self.narrowed is not None:  # else a backend need not know of such a thing
+            how["narrowed"] = self.narrowed
+        return how
+
     def _end_here(self, backend: Backend, window: Window) -> Down | None:
         try:
-            if self.narrowed is None:
-                backend.sync.end(window, unknown=self.unknown, no_effect=self.no_effect)
-            else:
-                unknown, no_effect = self.unknown, self.no_effect
-                backend.sync.end(window, unknown=unknown, no_effect=no_effect, narrowed=self.narrowed)
+            backend.sync.end(window, **self._how())
         except Exception as error:  # noqa: BLE001 - as above
             return Down(error)
         return None

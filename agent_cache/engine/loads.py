@@ -19,7 +19,7 @@ from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import ReadCall, same_call
 from agent_cache.engine.dependencies import LoadNotes, proven
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run
+from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run, filled
 from agent_cache.engine.lasting import Terms, error_terms, marked, source_version, still_holds, value_terms
 from agent_cache.engine.tools import ReadTool, readable
 from agent_cache.errors import UnstorableResultError
@@ -175,11 +175,11 @@ def _load(
         (call, token), lead = covering, None
     entry = _entry(tool, values, call, lead, landed.stored, landed.seconds, terms)
     at_once = call.backend.in_process
-    filled: bool | Down = _fill_here(call, token, entry) if at_once else (yield Fill(call.backend, token, entry))
-    if filled is True:  # as nearly always
+    done: bool | Down = filled(call.backend, token, entry) if at_once else (yield Fill(call.backend, token, entry))
+    if done is True:  # as nearly always
         landed.kept = True
     else:
-        _filled(tool, view, call, landed, filled)
+        _filled(tool, view, call, landed, done)
     return landed
 
 
@@ -252,22 +252,14 @@ def _entry(
     )  # fmt: skip
 
 
-def _fill_here(call: ReadCall, token: Token, entry: NewEntry) -> bool | Down:
-    """What :class:`Fill` does, of a backend of this process: there is nothing to wait for."""
-    try:
-        return call.backend.sync.fill(token, entry)
-    except Exception as error:  # noqa: BLE001 - as of any effect: counted and reported
-        return Down(error)
-
-
-def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, filled: bool | Down) -> None:
+def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, done: bool | Down) -> None:
     """What became of it."""
-    if isinstance(filled, Down):
-        if isinstance(filled.error, UnstorableResultError):
-            _unstorable(tool, view, landed, filled.error)
+    if isinstance(done, Down):
+        if isinstance(done.error, UnstorableResultError):
+            _unstorable(tool, view, landed, done.error)
         else:
-            backend_failed(view, tool.resource, call.backend, filled)
-    elif filled:
+            backend_failed(view, tool.resource, call.backend, done)
+    elif done:
         landed.kept = True
     else:
         landed.refused = "fenced_out"
@@ -290,8 +282,8 @@ def _keep_error(
     found = error_terms(tool, view, fresh, error, landed)
     if found is not None:
         entry = _entry(tool, values, call, lead, found[0], landed.seconds, found[1])
-        filled = yield Fill(call.backend, token, entry)
-        _filled(tool, view, call, landed, filled)
+        done = yield Fill(call.backend, token, entry)
+        _filled(tool, view, call, landed, done)
 
 
 def _renewed(
@@ -322,8 +314,8 @@ def _renewed(
     terms = value_terms(tool, view, call, fresh, landed.value, landed)
     if terms is not None:
         entry = _entry(tool, values, call, lead, kept.stored, kept.load_seconds, terms)
-        filled = yield Fill(call.backend, token, entry)
-        _filled(tool, view, call, landed, filled)
+        done = yield Fill(call.backend, token, entry)
+        _filled(tool, view, call, landed, done)
     return landed
 
 

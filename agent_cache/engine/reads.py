@@ -16,12 +16,12 @@ from agent_cache.backends.base import Blocked, Found, Missing, Token
 from agent_cache.config import settings
 from agent_cache.context import UnderWay, View, Warm, keep_warm, loading
 from agent_cache.engine.answers import Answer, Report, own, shared
-from agent_cache.engine.asking import ask, ask_here, heard
+from agent_cache.engine.asking import ask, heard
 from agent_cache.engine.behind import Board, WaitOn
 from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, prepare_read, same_call
 from agent_cache.engine.dependencies import noted, noted_late
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved
+from agent_cache.engine.effects import FLIGHTS, Ask, Down, Flown, Fly, Load, Move, Moved, looked_up
 from agent_cache.engine.guard import Watch, enter, fingerprint, key_of, overruled, react, served, settle, writes_so_far
 from agent_cache.engine.joins import announce
 from agent_cache.engine.loads import load_line
@@ -169,7 +169,7 @@ def _cached(
         if OUTBOX.debts:
             found = yield from ask(tool, view, call, refresh)
         else:  # the same, where nothing is owed to anybody
-            found = ask_here(tool, call, refresh) if in_process else (yield Ask(call, tool.codec, refresh))
+            found = looked_up(call, tool.codec, refresh) if in_process else (yield Ask(call, tool.codec, refresh))
             if settings.notices.outages or isinstance(found, Down):
                 heard(tool, view, call, found)
         instead = None if fresh is None else (yield from before_load(tool, view, values, call, found, watch))

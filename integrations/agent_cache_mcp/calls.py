@@ -10,10 +10,12 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import BaseModel
 
 from agent_cache.adapters import AdaptedTool, OneCallOnly, Policies, ToolPolicy, adapted, is_taping, replayable
 from agent_cache.backends.base import Backend
@@ -68,6 +70,17 @@ class Answered:
         """The result with the note of where it comes from."""
         age = None if self.executed else self.age
         return with_provenance(self.result, hit=not self.executed, age=age, tags=self.tags, stale=self.stale)
+
+    def handed_on(self, made: Sequence[Any], model: type[BaseModel]) -> Any:
+        """What this very call ``made`` (the last of it) as it is; what others made is made anew, as ``model``. Both with the note.
+
+        A failure of this call may have been answered by what was there; what is no read's has no note.
+        """
+        if not made or not self.executed:
+            return model.model_validate(self.noted)
+        if self.kind != "read" or not isinstance(made[-1], model):
+            return made[-1]
+        return made[-1].model_copy(update={"meta": self.noted["_meta"]})
 
 
 @dataclass(frozen=True, slots=True)

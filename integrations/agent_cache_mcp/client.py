@@ -166,11 +166,7 @@ class CachedClient:
         live = bool(options.get("input_responses")) or options.get("request_state") is not None
         asker = Asker(meta=options.get("meta"))
         answer = await self._cache.call(name, arguments, run, asker, live=live)
-        if not made or not answer.executed:  # a failure of this call may have been answered by what was there
-            return CallToolResult.model_validate(answer.noted)
-        if answer.kind != "read" or not isinstance(made[-1], CallToolResult):
-            return made[-1]
-        return made[-1].model_copy(update={"meta": answer.noted["_meta"]})
+        return answer.handed_on(made, CallToolResult)
 
     async def _stop_watching(self, watch: Watch) -> None:
         self._news.watch = None

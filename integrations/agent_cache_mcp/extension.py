@@ -136,12 +136,8 @@ class AgentCacheExtension(Extension):
                 answer = await self._cache.call(params.name, params.arguments, run, asker, live=live)
         except AgentLoopDetectedError as loop:
             return CallToolResult.model_validate(loop_result(str(loop)))
-        if not made or not answer.executed:  # a failure of this call may have been answered by what was there
-            return CallToolResult.model_validate(answer.noted)
-        result = made[-1]
-        if answer.kind != "read" or not isinstance(result, CallToolResult):
-            return result
-        return result.model_copy(update={"meta": answer.noted["_meta"]})
+        result: HandlerResult = answer.handed_on(made, CallToolResult)
+        return result
 
 
 def _wire(result: HandlerResult) -> Wire | OneCallOnly:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent_cache.adapters import origin_of
+
 __all__ = [
     "PROVENANCE",
     "RequestMeta",
@@ -56,20 +58,13 @@ def with_provenance(
     """
     meta = dict(result.get("_meta") or {})
     inner = meta.get(PROVENANCE)
-    said: Wire = {"hit": hit}
     if isinstance(inner, Mapping):
         if not hit:
             return dict(result)
         before = inner.get("age")
         if age is not None and isinstance(before, (int, float)):
             age += before
-    if age is not None:
-        said["age"] = round(age, 3)
-    if tags:
-        said["tags"] = list(tags)
-    if stale is not None:
-        said["stale"] = stale
-    return {**result, "_meta": {**meta, PROVENANCE: said}}
+    return {**result, "_meta": {**meta, PROVENANCE: {"hit": hit, **origin_of(age, tags, stale)}}}
 
 
 def request_meta(meta: RequestMeta | None) -> Wire | None:

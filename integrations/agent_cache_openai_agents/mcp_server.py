@@ -17,7 +17,7 @@ from mcp.types import Tool as MCPTool
 from agent_cache.adapters import OneCallOnly, Policies, ToolPolicy, taken_hints
 from agent_cache.backends.base import Backend
 from agent_cache.errors import AgentLoopDetectedError, ConfigurationError
-from agent_cache_mcp.calls import Answered, Asker, ServerCache
+from agent_cache_mcp.calls import Asker, ServerCache
 from agent_cache_mcp.results import PROVENANCE, Wire
 from agent_cache_openai_agents.loops import ending
 
@@ -129,7 +129,7 @@ class CachedMCPServer(MCPServer):
             answer = await self._cache.call(tool_name, arguments, run, Asker(meta=meta))
         except AgentLoopDetectedError as error:
             raise ending(error) from error
-        result: CallToolResult = _with_hints(_result(answer, made))
+        result: CallToolResult = _with_hints(answer.handed_on(made, CallToolResult))
         return result
 
     # -- a loop ends the run: its error gets through the handler of failures ------------------------------------------------
@@ -177,15 +177,6 @@ def _wire(result: Any) -> Wire | OneCallOnly:
         return OneCallOnly({})
     wire = result.model_dump(by_alias=True, mode="json", exclude_unset=True)
     return wire if CallToolResult.model_validate(wire) == result else OneCallOnly(wire)
-
-
-def _result(answer: Answered, made: list[Any]) -> Any:
-    """What this very call made is handed on as it is; what others made is made anew, with a note in its ``_meta``."""
-    if not made or not answer.executed:  # a failure of this call may have been answered by what was there
-        return CallToolResult.model_validate(answer.noted)
-    if answer.kind != "read" or not isinstance(made[-1], CallToolResult):
-        return made[-1]
-    return made[-1].model_copy(update={"meta": answer.noted.get("_meta")})
 
 
 def _with_hints(result: Any) -> Any:

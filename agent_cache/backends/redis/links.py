@@ -130,15 +130,19 @@ class Links:
         if self._down and (why := self._down.get(self._known_address(slot))) is not None:
             raise WireDownError(why)
         try:
-            try:
-                return await self._ask(slot, commands(), wants_epoch)
-            except WireDownError as error:
-                if not error.was_up:
-                    raise
-                return await self._ask(slot, commands(), wants_epoch)
+            return await self._ask_twice(slot, commands, wants_epoch)
         except WireDownError as error:
             self._trip(slot, error)
             raise
+
+    async def _ask_twice(self, slot: bytes, commands: Callable[[], Sequence[Command]], wants_epoch: bool) -> Replies:
+        """At once a second time, where a connection that had worked was lost."""
+        try:
+            return await self._ask(slot, commands(), wants_epoch)
+        except WireDownError as error:
+            if not error.was_up:
+                raise
+            return await self._ask(slot, commands(), wants_epoch)
 
     async def look(self, group: Group, entry: bytes | None, *, wants_left: bool = False) -> Look:
         """Read tags of one slot, and an entry beside them, with the epoch; as :meth:`ask` does, and raising what it raises."""
@@ -178,12 +182,7 @@ class Links:
             BackendError: it did not.
         """
         if not patience:
-            try:
-                return await self._ask(slot, commands(), wants_epoch)
-            except WireDownError as error:
-                if not error.was_up:
-                    raise
-                return await self._ask(slot, commands(), wants_epoch)
+            return await self._ask_twice(slot, commands, wants_epoch)
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
         while True:
