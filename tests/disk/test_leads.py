@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import signal
 import subprocess
@@ -168,6 +170,111 @@ def test_a_full_bucket_and_garbage_keep_nobody_waiting(another: Others, tmp_path
     assert len(three) == 1
 
 
+def test_who_waits_again_later_counts_a_lease_anew(another: Others) -> None:
+    """Its call was cancelled while it waited, and the lead was given back since."""
+    one, two = another(), another()
+    assert one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 10.5, 3.0)
+    assert one.give(name(1), b"holder-one--")
+    assert one.take(name(1), b"holder-1----", BOOT, 100.0, 3.0)
+    assert not two.take(name(1), b"holder-2----", BOOT, 100.1, 3.0)
+    assert not two.take(name(1), b"holder-2----", BOOT, 102.9, 3.0)
+    assert two.take(name(1), b"holder-2----", BOOT, 103.1, 3.0)
+
+
+def test_after_a_long_load_that_failed_one_of_those_who_waited_loads(another: Others) -> None:
+    one, two, three = another(), another(), another()
+    assert one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    for now in (11.0, 12.0, 13.0, 14.0):
+        assert not two.take(name(1), b"holder-two--", BOOT, now, 3.0)
+        one.renew(name(1), b"holder-one--", BOOT, now, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 14.1, 3.0)
+    assert one.give(name(1), b"holder-one--")
+    assert three.take(name(1), b"holder-3----", BOOT, 14.2, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 14.3, 3.0)
+
+
+def test_who_stands_still_after_it_noted_is_waited_for_one_lease(another: Others) -> None:
+    one, two = another(), another()
+    assert one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    one.renew(name(1), b"holder-one--", BOOT, 11.0, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 11.1, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 13.9, 3.0)
+    assert two.take(name(1), b"holder-two--", BOOT, 14.1, 3.0)
+
+
+def test_many_who_are_waited_for_are_each_waited_for_one_lease(
+    another: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadtable, "_MOST_STUCK", 4)
+    one, two = another(), another()
+    for number in range(20):
+        assert one.take(apart(number), b"holder-one--", BOOT, 10.0, 3.0)
+    for now in (10.0, 12.0):
+        assert not any(two.take(apart(number), b"holder-two--", BOOT, now, 3.0) for number in range(20))
+    assert all(two.take(apart(number), b"holder-two--", BOOT, 13.0, 3.0) for number in range(20))
+    for number in range(20, 90):  # nobody waits for the others any more
+        assert one.take(apart(number), b"holder-one--", BOOT, 50.0, 3.0)
+        assert not two.take(apart(number), b"holder-two--", BOOT, 50.0 + number * 10, 3.0) or not locks(another)
+    assert len(two._stuck) <= 41
+
+
+def test_a_thousand_loads_are_led_among_processes_and_more_among_threads(
+    another: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadtable, "_MOST_LOCKS", 2)
+    one, two = another(), another()
+    for number in range(3):
+        assert one.take(apart(number), b"holder-one--", BOOT, 10.0, 3.0)
+    assert not one.take(apart(2), b"holder-1----", BOOT, 10.0, 3.0), "another thread"
+    one.renew(apart(2), b"holder-one--", BOOT, 11.0, 3.0)
+    had = [two.take(apart(number), b"holder-two--", BOOT, 11.0, 3.0) for number in range(3)]
+    assert had == [False, False, locks(another)]
+    assert one.give(apart(2), b"holder-one--")
+    assert len(one) == 2
+    assert one.give(apart(1), b"holder-one--")
+    assert two.give(apart(2), b"holder-two--")
+    assert one.take(apart(2), b"holder-one--", BOOT, 12.0, 3.0)
+    assert not two.take(apart(2), b"holder-two--", BOOT, 12.0, 3.0), "there is room for a lock again"
+
+
+def test_a_system_that_does_not_know_the_call_has_the_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadtable, "_OF_A_TABLE", 9_999)
+    another = Others(tmp_path / "leads")
+    one, two = another(), another()
+    assert one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    assert not two.take(name(1), b"holder-two--", BOOT, 12.9, 3.0)
+    assert one.give(name(1), b"holder-one--")
+    assert two.take(name(1), b"holder-two--", BOOT, 12.9, 3.0)
+    one.close()
+    two.close()
+
+
+def test_a_table_that_nobody_closed_keeps_no_file_open(tmp_path: Path) -> None:
+    table = LeadTable(str(tmp_path / "leads"))
+    file = table._file
+    os.fstat(file)
+    del table
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(file)
+
+
+def test_a_signal_in_the_middle_of_it_leaves_nothing_taken(another: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = another(), another()
+    real = one._take
+
+    def interrupted(*arguments: Any) -> bool:
+        assert real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    assert len(one) == 0
+    assert two.take(name(1), b"holder-two--", BOOT, 10.0 if locks(another) else 13.0, 3.0)
+
+
 _LOCKING = """
 import fcntl, os, sys
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -307,6 +414,55 @@ def test_a_table_that_cannot_be_written_only_costs_loads(make: Make, path: Path)
 
 async def _twice(get_cart: Any) -> list[int]:
     return [await get_cart(7), await get_cart(7)]
+
+
+@pytest.mark.parametrize("where", ["_take", "_writer"])
+def test_who_could_not_be_told_of_its_lead_does_not_have_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    talk = make()
+    token, real = talk.look().token, talk.sync._take
+
+    def interrupted(*arguments: Any) -> None:
+        if where == "_take":
+            assert real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner, called = (talk.sync, "_take") if where == "_take" else (talk.sync._writer, "wake_within")
+        patch.setattr(owner, called, interrupted)
+        with pytest.raises(KeyboardInterrupt) as raised:  # keeps the lead alive, as a traceback that is kept does
+            talk.sync.lead(KEY, CART, token)
+    assert held(talk) == 0
+    assert not isinstance(talk.sync.lead(KEY, CART, token), Taken)
+    assert raised.value is not None
+
+
+@pytest.mark.parametrize("fails", [None, OSError(errno.ENOSPC, "full")])
+def test_a_note_that_cannot_be_erased_ends_with_its_lease_and_the_lead_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, fails: OSError | None
+) -> None:
+    """Somebody was stopped while it noted something beside it; or there is no room on the disk."""
+    talk = make()
+    token = talk.look().token
+    table = talk.sync._leads
+    assert table is not None
+    tried: list[object] = []
+
+    def give(*arguments: object) -> bool:
+        tried.append(arguments)
+        if fails is not None:
+            raise fails
+        return False
+
+    lead = talk.sync.lead(KEY, CART, token)
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "give", give)
+        talk.sync.release(lead)
+        talk.sync.flush()
+    assert len(tried) == (2 if fails is None else 1)
+    assert held(talk) == 0
+    assert not isinstance(talk.sync.lead(KEY, CART, token), Taken)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,6 +3,7 @@
 Where the byte is says what is loaded, so a lead costs one call of the system, and it ends with its process. One that was
 stopped keeps its locks: whoever has loaded for long notes so, again and again, in a slot of the file, and what is locked
 and not noted for a whole lease is taken over, by whoever gets the slot. Systems without such locks have the slots alone.
+The system looks through all locks of a file at every step, so a table has a thousand of them, and no more.
 
 Only the number of loads rests on this table, never what is served: the file may be deleted, or be full of garbage. What
 a lead is for, and whether its token still holds, is not known here.
@@ -34,7 +35,8 @@ _BUCKET = _SIZE * _PER_BUCKET
 _TRIES = 50
 _ALL = range(0, _BUCKET, _SIZE)
 _EMPTY = bytes(_SIZE)
-_MOST_STUCK = 4_096
+_MOST_STUCK, _MOST_LOCKS = 4_096, 1_024
+_LATE = 1.0  # seconds beyond a lease in which nobody asked: who waited has gone
 _turn = threading.Lock()
 """The system's locks on buckets are the process's: threads and stores of one process take turns by this one."""
 
@@ -51,16 +53,28 @@ class LeadTable:
         OSError: the file cannot be opened, read or written; or the system has no such locks (Windows).
     """
 
+    _file = -1
+
     def __init__(self, path: str) -> None:
         if fcntl is None:
             raise OSError(errno.ENOTSUP, "there are no locks on parts of a file here")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locking = self._can_lock()
         self._mine: dict[bytes, bytes] = {}
         """What is had through this table, and by whom."""
         self._noted: set[bytes] = set()
         """What of it stands in a slot."""
-        self._stuck: dict[bytes | int, float] = {}
-        """When to wait no longer: for what, or for the bucket that, somebody had locked."""
+        self._alone: set[bytes] = set()
+        """What of it is had without a lock: other processes may load it too."""
+        self._stuck: dict[bytes | int, tuple[bytes, float, float]] = {}
+        """What, or which bucket, somebody had locked: what was noted of it, when to wait no longer, who asked last."""
+        self._most_stuck = _MOST_STUCK
+
+    def __del__(self) -> None:
+        """Of a store that nobody closed. No lock may be taken here."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def close(self) -> None:
         """Give everything back."""
@@ -73,17 +87,18 @@ class LeadTable:
         """Whether nobody has it; then it is ``holder``'s until it is given back, or not renewed for ``lease`` seconds."""
         if self._mine.setdefault(what, holder) is not holder:
             return False  # another thread's
-        had = False
         try:
             had = self._take(what, holder, boot, now, lease)
-        finally:
-            if not had:
-                del self._mine[what]
+        except BaseException:  # a signal's as well: it may have been locked by then
+            self.drop(what, holder)
+            raise
+        if not had:
+            del self._mine[what]
         return had
 
     def renew(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
         """Note that it is still ``holder``'s, for ``lease`` seconds more."""
-        if self._mine.get(what) != holder:
+        if self._mine.get(what) != holder or what in self._alone:
             return
         place = _place(what)
         with _turn:
@@ -106,7 +121,8 @@ class LeadTable:
         if self._mine.get(what) != holder:
             return
         self._noted.discard(what)
-        if _OF_A_TABLE is not None and self._file >= 0:
+        self._alone.discard(what)
+        if self._locking and self._file >= 0:
             try:
                 self._set(what, fcntl.F_UNLCK)
             except OSError as error:
@@ -130,11 +146,22 @@ class LeadTable:
     def _take(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
         if self._file < 0:  # by another thread, meanwhile
             raise OSError(errno.EBADF, "the table of loads was closed")
-        if _OF_A_TABLE is None or not self._set(what, fcntl.F_WRLCK):
+        if self._locking and len(self._mine) > _MOST_LOCKS:
+            self._alone.add(what)
+            return True
+        if not self._locking or not self._set(what, fcntl.F_WRLCK):
             return self._take_over(what, holder, boot, now, lease)
         if self._stuck:
             self._stuck.pop(what, None)
         return True
+
+    def _can_lock(self) -> bool:
+        """Whether the system knows such locks: some that call themselves Linux do not."""
+        try:
+            return _OF_A_TABLE is not None and self._set(_EMPTY, fcntl.F_UNLCK)
+        except OSError as error:
+            log.debug("leads are noted, and not locked: %s", error)
+            return False
 
     def _set(self, what: bytes, kind: int) -> bool:
         """Lock or unlock the byte of a lead; whether it could be done at once."""
@@ -157,9 +184,9 @@ class LeadTable:
                 self._stuck.pop(place, None)
                 data = self._bucket(place)
                 at = _slot_of(data, what)
-                if at is not None and _is_alive(data, at, boot, now):
-                    return False
-                if _OF_A_TABLE is not None and not self._is_stuck(what, now, lease):
+                noted = b"" if at is None else data[at : at + _SIZE]
+                is_stuck = not self._locking or self._is_stuck(what, now, lease, noted)
+                if not is_stuck or (at is not None and _is_alive(data, at, boot, now)):
                     return False
                 self._note(place, what, holder, boot, now, lease)
                 return True
@@ -210,11 +237,18 @@ class LeadTable:
     def _unlock_bucket(self, place: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
-    def _is_stuck(self, which: bytes | int, now: float, lease: float) -> bool:
-        """Whether somebody has kept a lead, or a bucket, locked for as long as a lease: stopped in the middle of it."""
-        if len(self._stuck) > _MOST_STUCK:
-            self._stuck.clear()
-        return now >= self._stuck.setdefault(which, now + lease)
+    def _is_stuck(self, which: bytes | int, now: float, lease: float, noted: bytes = b"") -> bool:
+        """Whether somebody has kept a lead, or a bucket, locked for as long as a lease and noted nothing new: stopped in
+        the middle of it. Counted anew where nobody asked for so long that it may have been given back in between."""
+        before, until, asked = self._stuck.get(which, (b"", now + lease, now))
+        if noted != before or now > asked + lease + _LATE:
+            until = now + lease
+        self._stuck[which] = (noted, until, now)
+        if len(self._stuck) > self._most_stuck:
+            still = [(key, each) for key, each in list(self._stuck.items()) if now <= each[2] + lease + _LATE]
+            self._stuck = dict(still)
+            self._most_stuck = max(_MOST_STUCK, 2 * len(still))
+        return now >= until
 
 
 def _slot_of(data: bytes, what: bytes) -> int | None:

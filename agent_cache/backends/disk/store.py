@@ -329,19 +329,20 @@ class EntryStore(Reading):
             return Taken(again=True)
         lead = DiskLead(self._names.lead(stored_key, mine.whole), nonce())
         now = self.clock()
-        if not self._take(lead, now):
-            return Taken(again=not self._holds(mine))
-        try:
-            if mine.missed != (self._glance(), stored_key) and self._is_loaded(stored_key, mine, now):
-                self._give(lead)
-                return Taken(again=True)
-        except BaseException:
-            self._give(lead)
-            raise
         lead.renew_at = now + self.lead_lease / 3
-        table = self._leads
-        self._held.leads.add(lead, None if table is None else partial(table.drop, lead.what, lead.holder))
-        self._writer.wake_within(self.lead_lease / 3)
+        try:
+            if not self._take(lead, now):
+                return Taken(again=not self._holds(mine))
+            if mine.missed != (self._glance(), stored_key) and self._is_loaded(stored_key, mine, now):
+                self._give_back(lead)
+                return Taken(again=True)
+            table = self._leads
+            self._held.leads.add(lead, None if table is None else partial(table.drop, lead.what, lead.holder))
+            self._writer.wake_within(self.lead_lease / 3)
+        except BaseException:  # a signal's as well, which may come anywhere in it
+            self._held.leads.discard(lead)
+            self._give_back(lead)
+            raise
         return lead
 
     def _is_pending(self, key: bytes, token: DiskToken) -> bool:
@@ -369,14 +370,27 @@ class EntryStore(Reading):
         except OSError as error:
             raise BackendError(f"disk cache {self.path}-leads: {error.strerror}; make it writable") from error
 
-    def _give(self, lead: DiskLead) -> bool:
-        """False: somebody else is at this part of the table."""
+    def _give(self, lead: DiskLead, *, last: bool = False) -> bool:
+        """False: somebody else is at this part of the table. ``last``: then its note, if any, ends with its lease."""
         table = self._leads
+        if table is None:
+            return True
         try:
-            return table is None or table.give(lead.what, lead.holder)
+            if table.give(lead.what, lead.holder):
+                return True
         except OSError as error:
             log.debug("a lead ends with its lease: %s", error)
-            return True
+            last = True
+        if last:
+            table.drop(lead.what, lead.holder)
+        return last
+
+    def _give_back(self, lead: DiskLead) -> None:
+        """Does not wait, never raises."""
+        if not self._give(lead):
+            job = Job(lambda _db: None)
+            job.future.add_done_callback(lambda _: self._give(lead, last=True))  # whatever becomes of the file
+            self._writer.submit(job)
 
     def lead(self, key: bytes, _tags: Sequence[Tag], token: TokenProtocol) -> LeadProtocol | Taken:
         lead: LeadProtocol | Taken = self._retrying(lambda: self.lead_now(key, token))
@@ -385,8 +399,8 @@ class EntryStore(Reading):
     def release(self, lead: LeadProtocol) -> None:
         """Does not wait, never raises."""
         mine = cast(DiskLead, lead)
-        if self._held.leads.discard(mine) and not self._give(mine):
-            self._writer.submit(Job(lambda _db: self._give(mine)))
+        if self._held.leads.discard(mine):
+            self._give_back(mine)
 
     # -- what the writer thread asks for --------------------------------------------------------------------------------
 
