@@ -640,3 +640,19 @@ def test_a_table_that_another_thread_has_closed_costs_a_lead_and_nothing_else(pa
     talk.sync.close()
     assert talk.fill("v")
     talk.sync.close()
+
+
+def test_a_table_that_is_closed_while_a_lead_is_given_back_fails_nobody(
+    another: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = another()
+    assert one.take(name(1), b"holder-one--", BOOT, 10.0, 3.0)
+    real = one._set
+
+    def late(what: bytes, kind: int) -> bool:
+        one.close()  # by another thread, after it was seen to be open
+        return real(what, kind)
+
+    monkeypatch.setattr(one, "_set", late)
+    one.drop(name(1), b"holder-one--")
+    assert len(one) == 0

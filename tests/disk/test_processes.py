@@ -255,6 +255,23 @@ def test_a_child_does_without_a_file_that_was_in_use_at_the_fork(
     talk.sync.close()
 
 
+def test_a_thread_that_cannot_be_started_is_asked_for_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no more of them, for a moment."""
+    talk = Talk(DiskBackend(path))
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="thread"):
+            talk.sync.set("k", 1)
+    assert talk.sync._writer._thread is None, "else nobody would ever do what is queued"
+    talk.sync.set("k", 2)
+    assert talk.sync.get("k") == 2
+    talk.sync.close()
+
+
 def test_the_writer_outlives_whatever_keeps_it_from_its_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Talk(DiskBackend(path))
     due, failures = talk.sync.due_in, [RuntimeError("once"), RuntimeError("twice")]

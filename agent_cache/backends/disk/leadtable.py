@@ -170,6 +170,8 @@ class LeadTable:
             fcntl.fcntl(self._file, _OF_A_TABLE, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
         except (BlockingIOError, PermissionError):
             return False
+        except ValueError:  # closed by another thread, meanwhile: there is no file -1
+            raise OSError(errno.EBADF, "the table of loads was closed") from None
         return True
 
     # -- slots

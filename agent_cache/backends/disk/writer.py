@@ -151,8 +151,9 @@ class Writer(Executor):
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="agent_cache disk writer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="agent_cache disk writer", daemon=True)
+            thread.start()  # raises where the system has no more of them; who asks next tries again
+            self._thread = thread
         else:
             self._lock.notify()
 
