@@ -159,6 +159,7 @@ class TaskFlight(Flight):
         task = started(self._run(load), self.loop)
         if self.landed is None:
             self._task = task
+        del self, task, load  # as in _run
 
     def start_behind(self, load: Callable[[], Coroutine[Any, Any, Landed]]) -> None:
         """Begin the load once the caller has been answered. Nobody needs to ride it."""
@@ -186,6 +187,9 @@ class TaskFlight(Flight):
             landed = await load()
         finally:
             self._land(Landed(error=asyncio.CancelledError()) if landed is None else landed)
+            # From Python 3.12 on the frames a load's error came through hold, by f_back, this one, and it must not hold
+            # the error in turn, nor the flight, which does.
+            del self, landed, load
 
     def _land(self, landed: Landed) -> None:
         with self.table.lock:
@@ -327,6 +331,7 @@ class ThreadFlight(Flight):
                 self.landed = landed
                 self.table.remove(self)
             self._over.set()
+            del self, done, landed, load  # as in TaskFlight._run
 
     def ride_for(self, seconds: float) -> Landed | None:
         """Wait for the landing, no longer than so many seconds; None where it has not come by then."""

@@ -317,7 +317,10 @@ class Fly:
         if found is None:
             flight.start(lambda: drive(self.line()))
             if flight.landed is not None:  # it never had to wait
-                return Flown(flight.landed, True)
+                try:
+                    return Flown(flight.landed, True)
+                finally:
+                    del flight  # see TaskFlight._run
             if self.announce is not None:
                 self.announce(flight)
             with FLIGHTS.lock:
@@ -344,7 +347,10 @@ class Fly:
                 if self.watched is not None:
                     self.watched.successor = flight
         if found is None:
-            return Flown(flight.run(lambda: drive_blocking(self.line())), True)
+            try:
+                return Flown(flight.run(lambda: drive_blocking(self.line())), True)
+            finally:
+                del flight  # as above
         landed = flight.ride(share=share)
         return Flown(landed if share else None, watched=None if share else flight)
 

@@ -58,19 +58,11 @@ class _Batch:
         waiting, answers = dict(self.waiting), list[Any]()
         try:
             answers = await self._answers(list(waiting.values()))
-            for future, answer in zip(waiting, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, BaseException):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+            _tell(waiting, answers)
         finally:
             self.task = None
-            for future in waiting:  # what was thrown at this task is not theirs
-                future.cancel()
-            del answers  # an error keeps this frame: it must not keep the error
-            answer = None
+            _call_off(waiting)  # what was thrown at this task is not theirs
+            del answers, waiting  # an error keeps this frame: it must not keep the error, nor who was told it
 
     async def _answers(self, keys: list[Any]) -> list[Any]:
         try:
@@ -148,6 +140,21 @@ class Batches:
     def _forget_closed_loops(self) -> None:
         for place in [place for place, batch in self._open.items() if batch.loop.is_closed()]:
             del self._open[place]
+
+
+def _tell(waiting: Iterable[asyncio.Future[Any]], answers: list[Any]) -> None:
+    for future, answer in zip(waiting, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _call_off(waiting: Iterable[asyncio.Future[Any]]) -> None:
+    for future in waiting:
+        future.cancel()
 
 
 def _is_being_cancelled() -> bool:

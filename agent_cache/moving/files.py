@@ -6,6 +6,7 @@ What is in them is :mod:`.format`'s business.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -89,8 +90,13 @@ class Outgoing:
 
     def discard(self) -> None:
         """Leave nothing behind; what was finished stays."""
-        self._raw.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            if self._file is not self._raw and not self._file.closed:
+                self._file.fileobj = io.BytesIO()  # else it would write what it holds to a closed file when it is freed
+                self._file.close()
+            self._raw.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 class Incoming:

@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ async def payloads(backend: Any) -> list[bytes]:
     """What the store holds of tools' results, as bytes."""
     await settled(backend)
     if isinstance(backend, DiskBackend):
-        with sqlite3.connect(backend.sync.path) as db:
+        with closing(sqlite3.connect(backend.sync.path)) as db:
             return [row[0] for row in db.execute("SELECT payload FROM entries WHERE key<x'75' AND key>=x'74'")]
     found = []
     async for name in backend._scan(backend._names.prefix + b"{"):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return MemoryBackend() if request.param == "memory" else DiskBackend(tmp_path / "cache.db")
 
 
-def tool(backend: Backend, error: Exception | None = None) -> Reads:
+def tool(backend: Backend, *, waits: bool = True) -> Reads:
     @AgentCache("page:{name}", backend=backend)
     async def read(name: str) -> str:
-        await asyncio.sleep(0)
-        if error is not None:
-            raise error
+        if waits:
+            await asyncio.sleep(0)
+        if name.startswith("failing"):
+            raise LookupError(name)
         return name * 2
 
     return read
@@ -80,6 +82,22 @@ async def cancelled(read: Reads) -> None:
         await asyncio.sleep(0)
 
 
+async def failing_alone(read: Reads) -> None:
+    for number in range(LOADS):
+        with suppress(LookupError):
+            await read(f"failing {number}")
+
+
+async def failing_in_crowds(read: Reads) -> None:
+    for number in range(LOADS):
+        await asyncio.gather(*(_suppressed(read, f"failing, shared {number}") for _ in range(5)))
+
+
+async def _suppressed(read: Reads, name: str) -> None:
+    with suppress(LookupError):
+        await read(name)
+
+
 @pytest.mark.parametrize("crowd", [alone, in_crowds, cancelled])
 async def test_loads_leave_no_cycles(
     backend: Any, crowd: Callable[[Reads], Awaitable[None]], collected: Callable[[], Counter[str]]
@@ -91,3 +109,36 @@ async def test_loads_leave_no_cycles(
             collected()
             await crowd(read)
             assert not [(kind, count) for kind, count in collected().items() if count >= LOADS]
+
+
+@pytest.mark.parametrize(("crowd", "waits"), [(failing_alone, True), (failing_alone, False), (failing_in_crowds, True)])
+async def test_loads_that_fail_leave_no_cycles(
+    backend: Any, crowd: Callable[[Reads], Awaitable[None]], waits: bool, collected: Callable[[], Counter[str]]
+) -> None:
+    """From Python 3.12 on, what is kept of an error keeps the frames of all the coroutines it came through and, by
+    ``f_back``, of those that called them."""
+    async with backend:
+        read = tool(backend, waits=waits)
+        async with AgentCacheSession():
+            await crowd(read)
+            collected()
+            await crowd(read)
+            assert not [(kind, count) for kind, count in collected().items() if count >= LOADS]
+
+
+def test_blocking_loads_that_fail_leave_no_cycles(backend: Any, collected: Callable[[], Counter[str]]) -> None:
+    @AgentCache("page:{name}", backend=backend)
+    def read(name: str) -> str:
+        raise LookupError(name)
+
+    def crowd() -> None:
+        for number in range(LOADS):
+            with suppress(LookupError):
+                read(f"failing {number}")
+
+    with AgentCacheSession():
+        crowd()
+        collected()
+        crowd()
+        assert not [(kind, count) for kind, count in collected().items() if count >= LOADS]
+    asyncio.run(backend.close())

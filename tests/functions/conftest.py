@@ -61,7 +61,9 @@ def make_backend(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[st
             far: Any = DiskBackend(tmp_path / "cache.db")
         else:
             server: RedisServer = request.getfixturevalue("redis_server")
-            far = RedisBackend(server.url, prefix=prefix, coherence="lease" if "lease" in kind else "strict")
+            coherence = "lease" if "lease" in kind else "strict"
+            # many at once on a slow machine take longer than a tool would wait, which is a miss
+            far = RedisBackend(server.url, prefix=prefix, coherence=coherence, op_timeout=10)
         return TieredBackend(MemoryBackend(), far) if " " in kind else far
 
     return make
