@@ -72,16 +72,17 @@ class LeadTable:
 
     def __del__(self) -> None:
         """Of a store that nobody closed. No lock may be taken here."""
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
+        self._let_go()
 
     def close(self) -> None:
         """Give everything back."""
         with _turn:  # closing drops this process's locks on the file
-            file, self._file = self._file, -1
-            if file >= 0:
-                os.close(file)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def take(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
         """Whether nobody has it; then it is ``holder``'s until it is given back, or not renewed for ``lease`` seconds."""
@@ -104,7 +105,7 @@ class LeadTable:
         with _turn:
             if self._lock_bucket(place):
                 try:
-                    self._note(place, what, holder, boot, now, lease)
+                    self._note(place, self._bucket(place), what, holder, boot, now, lease)
                 finally:
                     self._unlock_bucket(place)
 
@@ -190,14 +191,13 @@ class LeadTable:
                 is_stuck = not self._locking or self._is_stuck(what, now, lease, noted)
                 if not is_stuck or (at is not None and _is_alive(data, at, boot, now)):
                     return False
-                self._note(place, what, holder, boot, now, lease)
+                self._note(place, data, what, holder, boot, now, lease)
                 return True
             finally:
                 self._unlock_bucket(place)
 
-    def _note(self, place: int, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
-        """Write it down, where there is a slot to be had that nobody else has by now."""
-        data = self._bucket(place)
+    def _note(self, place: int, data: bytes, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
+        """Write it down, where there is a slot to be had in the bucket, which is ``data``, that nobody else has by now."""
         at = _slot_of(data, what)
         if at is None:
             at = next((free for free in _ALL if not _is_alive(data, free, boot, now)), None)
