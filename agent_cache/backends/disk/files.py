@@ -7,6 +7,7 @@ would drop SQLite's own locks (POSIX).
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import mmap
@@ -15,12 +16,12 @@ import sqlite3
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from agent_cache.backends.disk import schema
 from agent_cache.backends.disk.names import Names
@@ -51,9 +52,10 @@ _WRITER_BUSY_MS, _READER_BUSY_MS = 200, 20
 _LOCK_PATIENCE = 2.0  # seconds
 _BIRTH, _BORN_MARKED = "user.agent_cache", 0x40
 _opening = threading.RLock()
-_counting = threading.RLock()  # may be entered again: a collection of garbage closes handles at any point
-_open_here: Counter[Identity] = Counter()
-_handles: WeakSet[Handle] = WeakSet()
+_open: dict[int, _Open] = {}
+"""Connections, by a number each. Every step on it is one of the interpreter's own: a collection of garbage may come to
+close a handle at any point, on any thread, and no lock may be waited for there."""
+_numbers = count()
 _inherited: list[Handle] = []
 _shared_memory: dict[Identity, list[tuple[int, mmap.mmap | None]]] = {}
 """``-shm`` files, opened and mapped by us. Closing one drops SQLite's locks on it, so none is while its database is open."""
@@ -74,10 +76,27 @@ class Opening(BackendError):  # noqa: N818 - as above
     """Another thread is at it."""
 
 
-class Handle:
-    """A connection, which file it has open, and whose it is: a forked child never closes its parent's."""
+class _Open:
+    """What is left to be closed of a handle that was dropped. Kept here, so that when a cycle of garbage is collected the
+    connection is not part of it and is closed before it is freed."""
 
-    __slots__ = ("__weakref__", "cursor", "db", "identity", "lock", "pid", "writes")
+    __slots__ = ("handle", "identity", "pid", "unclosed")
+
+    def __init__(self, db: sqlite3.Connection, handle: ref[Handle], which: Identity) -> None:
+        self.unclosed = [db]
+        """Empty once somebody is at it."""
+        self.handle = handle
+        self.identity = which
+        self.pid = os.getpid()
+
+
+class Handle:
+    """A connection, which file it has open, and whose it is: a forked child never closes its parent's.
+
+    Closes itself when it is dropped.
+    """
+
+    __slots__ = ("__weakref__", "_number", "cursor", "db", "identity", "lock", "pid", "writes")
 
     def __init__(self, db: sqlite3.Connection, which: Identity, *, writes: bool = False) -> None:
         self.db = db
@@ -87,36 +106,53 @@ class Handle:
         self.identity = which
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        with _counting:
-            _open_here[which] += 1
-            _handles.add(self)
+        self._number = number = next(_numbers)
+        _open[number] = _Open(db, ref(self, lambda _: _close(number)), which)
 
     def close(self) -> None:
-        if self.pid != os.getpid():
-            return
-        self.pid = -1
-        try:
-            self.db.close()
-        except sqlite3.Error as error:
-            log.debug("closing a cache file: %s", error)
-        with _counting:
-            _open_here[self.identity] -= 1
-            last = not _open_here[self.identity]
-        if last and _opening.acquire(blocking=False):  # else whoever opens something does it
-            try:
-                _let_go()
-            finally:
-                _opening.release()
+        if self.pid == os.getpid():
+            self.pid = -1
+            _close(self._number)
 
     def leak(self) -> None:
         """In a forked child: never let the connection be closed, not even at exit."""
-        import ctypes
+        _leak(self.db, self.cursor)
 
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.cursor))
 
-    def __del__(self) -> None:
-        self.close()
+def _close(number: int) -> None:
+    """Once, whoever comes first. It counts as open until it is closed: meanwhile it has locks that must not be dropped."""
+    mine = _open.get(number)
+    if mine is None:
+        return
+    try:
+        db = mine.unclosed.pop()
+    except IndexError:
+        return
+    if mine.pid != os.getpid():
+        _leak(db)
+        return
+    try:
+        db.close()
+    except sqlite3.Error as error:
+        log.debug("closing a cache file: %s", error)
+    _open.pop(number, None)
+    if not _is_open_here(mine.identity) and _opening.acquire(blocking=False):  # else whoever opens something does it
+        try:
+            _let_go()
+        finally:
+            _opening.release()
+
+
+def _leak(*them: object) -> None:
+    import ctypes
+
+    for each in them:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+def _is_open_here(which: Identity) -> bool:
+    pid = os.getpid()
+    return any(each.identity == which and each.pid == pid for each in list(_open.values()))
 
 
 def before_fork(patience: float, *, writers: bool) -> list[Any]:
@@ -135,19 +171,31 @@ def before_fork(patience: float, *, writers: bool) -> list[Any]:
 
 
 def _open_handles() -> list[Handle]:
-    with _counting:
-        return [handle for handle in _handles if handle.pid != -1]
+    there = [each.handle() for each in list(_open.values())]
+    return [handle for handle in there if handle is not None and handle.pid != -1]
 
 
 def after_fork() -> None:
     """In the child: nothing of its own is open yet, and nobody holds the lock."""
-    global _opening, _counting
-    _opening, _counting = threading.RLock(), threading.RLock()
+    global _opening
+    _opening = threading.RLock()
     for handle in _open_handles():
         _inherited.append(handle)
         handle.leak()
-    _open_here.clear()
     _let_go()  # the child has no locks that this could drop
+
+
+def _at_exit() -> None:
+    """Those that nobody closed. One that a thread has in use is left: closing would pull it away."""
+    for handle in _open_handles():
+        if not handle.writes and handle.lock.acquire(blocking=False):
+            try:
+                handle.close()
+            finally:
+                handle.lock.release()
+
+
+atexit.register(_at_exit)
 
 
 def shared_memory(path: str, handle: Handle) -> mmap.mmap | None:
@@ -187,8 +235,8 @@ def _mapped(path: str, which: Identity) -> mmap.mmap:
 
 def _let_go() -> None:
     """Close what belongs to databases that nobody here has open. While it is our turn to open."""
-    for which in [which for which in _shared_memory if not _open_here[which]]:
-        for file, head in _shared_memory.pop(which):
+    for which in [which for which in list(_shared_memory) if not _is_open_here(which)]:
+        for file, head in _shared_memory.pop(which, ()):  # a handle that is collected meanwhile lets go as well
             if head is not None:
                 head.close()
             os.close(file)
@@ -306,7 +354,7 @@ def _existing_or_new(path: str, names: Names) -> Identity:
         size = Path(path).stat().st_size
     except (Replaced, FileNotFoundError):
         return _make(path, names)
-    if not _open_here[which]:
+    if not _is_open_here(which):
         if size == 0:
             _remove(path)
             return _make(path, names)
@@ -344,7 +392,7 @@ def unfit(path: str) -> str:
     try:
         with _opening:
             which = identity(path)
-            if _open_here[which] or _is_original(path, which):
+            if _is_open_here(which) or _is_original(path, which):
                 return ""
     except Damaged as error:
         return str(error)

@@ -17,6 +17,8 @@ import os
 import struct
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +104,9 @@ class LeadTable:
         if self._mine.get(what) != holder or what in self._alone:
             return
         place = _place(what)
-        with _turn:
-            if self._lock_bucket(place):
-                try:
-                    self._note(place, self._bucket(place), what, holder, boot, now, lease)
-                finally:
-                    self._unlock_bucket(place)
+        with self._bucket(place) as data:
+            if data is not None:
+                self._note(place, data, what, holder, boot, now, lease)
 
     def give(self, what: bytes, holder: bytes) -> bool:
         """Give it back, if it is still ``holder``'s. False: somebody else is at its slot, try again."""
@@ -180,21 +179,17 @@ class LeadTable:
     def _take_over(self, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> bool:
         """A lead that was locked for a whole lease, and that nobody has noted; without locks, any that nobody has."""
         place = _place(what)
-        with _turn:
-            if not self._lock_bucket(place):
+        with self._bucket(place) as data:
+            if data is None:
                 return self._is_stuck(place, now, lease)
-            try:
-                self._stuck.pop(place, None)
-                data = self._bucket(place)
-                at = _slot_of(data, what)
-                noted = b"" if at is None else data[at : at + _SIZE]
-                is_stuck = not self._locking or self._is_stuck(what, now, lease, noted)
-                if not is_stuck or (at is not None and _is_alive(data, at, boot, now)):
-                    return False
-                self._note(place, data, what, holder, boot, now, lease)
-                return True
-            finally:
-                self._unlock_bucket(place)
+            self._stuck.pop(place, None)
+            at = _slot_of(data, what)
+            noted = b"" if at is None else data[at : at + _SIZE]
+            is_stuck = not self._locking or self._is_stuck(what, now, lease, noted)
+            if not is_stuck or (at is not None and _is_alive(data, at, boot, now)):
+                return False
+            self._note(place, data, what, holder, boot, now, lease)
+            return True
 
     def _note(self, place: int, data: bytes, what: bytes, holder: bytes, boot: bytes, now: float, lease: float) -> None:
         """Write it down, where there is a slot to be had in the bucket, which is ``data``, that nobody else has by now."""
@@ -209,20 +204,25 @@ class LeadTable:
 
     def _erase(self, what: bytes, holder: bytes) -> bool:
         place = _place(what)
+        with self._bucket(place) as data:
+            if data is None:
+                return False
+            at = _slot_of(data, what)
+            if at is not None and _holder(data, at) == holder:
+                os.pwrite(self._file, _EMPTY, place + at)
+            return True
+
+    @contextmanager
+    def _bucket(self, place: int) -> Iterator[bytes | None]:
+        """What stands in it, while nobody else may touch it; None: somebody else is at it."""
         with _turn:
             if not self._lock_bucket(place):
-                return False
+                yield None
+                return
             try:
-                data = self._bucket(place)
-                at = _slot_of(data, what)
-                if at is not None and _holder(data, at) == holder:
-                    os.pwrite(self._file, _EMPTY, place + at)
-                return True
+                yield os.pread(self._file, _BUCKET, place).ljust(_BUCKET, b"\0")
             finally:
                 self._unlock_bucket(place)
-
-    def _bucket(self, place: int) -> bytes:
-        return os.pread(self._file, _BUCKET, place).ljust(_BUCKET, b"\0")
 
     def _lock_bucket(self, place: int) -> bool:
         """Never waits: who has the lock gives it back within microseconds, or was stopped with it."""
