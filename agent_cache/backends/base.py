@@ -15,7 +15,7 @@ The consistency rules a backend must keep:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from agent_cache.clock import Clock
@@ -368,6 +368,18 @@ class StoredEntry:
         """Whose it is: the identity it is scoped to, widest field first; ``()`` for everyone's."""
         return self.tags[-1][1] if self.tags else ()
 
+    def later(self, passed: float) -> StoredEntry:
+        """As it is ``passed`` seconds after it was read."""
+        if passed <= 0:
+            return self
+        left = None if self.ttl_left is None else max(0.0, self.ttl_left - passed)
+        return replace(
+            self,
+            age=None if self.age is None else self.age + passed,
+            ttl_left=left,
+            is_current=False if left == 0 and self.is_current else self.is_current,
+        )
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """The resources it was read from."""
@@ -385,7 +397,8 @@ class Scanning(Protocol):
     def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
         """Every stored entry of this backend (on Redis: of its prefix), tools' and key-value ones, in no order.
 
-        Read in bounded batches, so that others go on meanwhile. With ``payloads`` each carries its written form.
+        Read in bounded batches, so that others go on meanwhile; ages and ttls are those of the moment an entry is handed
+        out. With ``payloads`` each carries its written form.
         """
         ...
 

@@ -62,7 +62,7 @@ async def export(
     key = checked_secret(secret)
     out = await asyncio.to_thread(Outgoing, path, wall(), key, pack=pack, overwrite=bool(overwrite))
     try:
-        report = await _write(out, _chosen(backend, wanted, only), began, clock)
+        report = await _write(out, _chosen(backend, wanted, only, clock), began)
         await asyncio.to_thread(out.finish)
     except BaseException:
         await asyncio.shield(asyncio.to_thread(out.discard))
@@ -71,26 +71,28 @@ async def export(
 
 
 async def _chosen(
-    backend: Scanning, wanted: frozenset[str] | None, only: Callable[[StoredEntry], bool] | None
-) -> AsyncIterator[StoredEntry]:
+    backend: Scanning, wanted: frozenset[str] | None, only: Callable[[StoredEntry], bool] | None, clock: Clock
+) -> AsyncIterator[tuple[StoredEntry, float]]:
+    """Each with a moment no later than the one of which its age and its ttl are."""
+    asked = clock()
     async for entry in backend.scan(payloads=True):
-        if isinstance(entry.key, str) and entry.key.startswith(NEAR_COPY):
-            continue  # a near tier's own, with a stamp in it
-        if (wanted is None or entry.namespace in wanted) and (only is None or only(entry)):
-            yield entry
+        copy = isinstance(entry.key, str) and entry.key.startswith(NEAR_COPY)  # a near tier's own, with a stamp in it
+        if not copy and (wanted is None or entry.namespace in wanted) and (only is None or only(entry)):
+            yield entry, asked
+        asked = clock()
 
 
-async def _write(out: Outgoing, entries: AsyncIterator[StoredEntry], began: float, clock: Clock) -> MoveReport:
+async def _write(out: Outgoing, entries: AsyncIterator[tuple[StoredEntry, float]], began: float) -> MoveReport:
     moved: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     portion: list[Record] = []
     size = 0
-    async for entry in entries:
+    async for entry, asked in entries:
         why = _kept_back(entry)
         if why:
             left_out[why] += 1
             continue
-        portion.append(_record(entry, clock() - began))
+        portion.append(_record(entry, asked - began))
         size += len(portion[-1].payload)
         if len(portion) >= _PORTION or size >= _PORTION_BYTES:
             await _put(out, portion, moved, left_out)

@@ -24,7 +24,7 @@ from agent_cache import (
     MemoryBackend,
     configure,
 )
-from agent_cache.backends.base import Found, Missing, NewEntry
+from agent_cache.backends.base import Found, Missing, NewEntry, StoredEntry
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.codecs import codec_for
 from agent_cache.moving import MoveReport, arriving, export, files, import_
@@ -168,6 +168,46 @@ async def test_time_in_the_file_is_counted(backend: Any, tmp_path: Path) -> None
     assert 5 < (found.ttl_left or 0) <= 15
     assert 50 <= found.age < 60
     assert found.load_seconds == 0.25
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk", "redis", "cluster"])
+async def test_nothing_leaves_younger_than_it_is_however_long_writing_takes(
+    kind: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries are read several at once, and the last of them waits until the others are written."""
+    clock = FakeClock(1_000.0)
+    monkeypatch.setattr("agent_cache.backends.redis.scanning.uptime", clock)
+    store = make(kind, **({"clock": clock} if kind in ("memory", "disk") else {}))
+    for number in range(3):
+        token = (await store.lookup(None, CART, CODEC)).token
+        await store.fill(token, NewEntry(b"key%d" % number, CODEC.freeze("v"), 60.0, 0.25, "g", None, (), age=5.0))
+
+    def slow(_entry: StoredEntry) -> bool:
+        clock.advance(10)
+        return True
+
+    await export(store, tmp_path / "f", only=slow, clock=clock)
+    records = files.Incoming(tmp_path / "f", b"")
+    records.rewind()
+    left = records.portion()
+    records.close()
+    assert [record.at for record in left] == [0, 10, 20]
+    for record in left:
+        assert record.ttl is not None
+        assert 45 < record.ttl + record.at <= 60  # counted from when the export began
+        assert 5 <= record.age - record.at < 20
+
+
+async def test_an_entry_that_ended_while_others_were_written_is_over(tmp_path: Path) -> None:
+    clock = FakeClock()
+    store = MemoryBackend(clock=clock)
+    await store.set("first", 1, ttl=10)
+    await store.set("second", 1, ttl=10)
+    found = []
+    async for entry in store.scan():
+        found.append((entry.is_current, entry.ttl_left))
+        clock.advance(11)
+    assert found == [(True, 10.0), (False, 0.0)]
 
 
 async def test_what_expired_in_the_file_does_not_arrive(tmp_path: Path) -> None:

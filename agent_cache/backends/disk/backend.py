@@ -276,11 +276,14 @@ class DiskBackend(Movable):
         """See :class:`~agent_cache.backends.base.Scanning`."""
         await self.flush()
         after, until = 0, await self._read(partial(scanning.last, self._store))
+        clock = self._store.clock
+        read = clock()
         while page := await self._read(partial(scanning.page, self._store, after, until, payloads)):
             for entry in page:
-                yield entry
+                yield entry.later(clock() - read)
             after = page[-1].where[0]
             await asyncio.sleep(0)
+            read = clock()
 
     async def check_store(self, *, repair: bool) -> list[Finding]:
         await self.flush()

@@ -179,10 +179,11 @@ class MemoryBackend(Movable):
 
     async def scan(self, *, payloads: bool = False) -> AsyncIterator[StoredEntry]:
         """See :class:`~agent_cache.backends.base.Scanning`."""
-        keys = self._store.stored_keys()
+        keys, clock = self._store.stored_keys(), self._store.clock
         for at in range(0, len(keys), _SCANNED):
+            read = clock()
             for entry in self._store.stored(keys[at : at + _SCANNED], payloads=payloads):
-                yield entry
+                yield entry.later(clock() - read)
             await asyncio.sleep(0)
 
     async def check_store(self, *, repair: bool) -> list[Finding]:

@@ -17,6 +17,7 @@ from agent_cache.backends.redis.keyvalue import slot_of
 from agent_cache.backends.redis.plans import Plan
 from agent_cache.backends.redis.records import EntryRecord, opened_value, read_entry
 from agent_cache.backends.redis.resp import Command
+from agent_cache.clock import uptime
 
 if TYPE_CHECKING:
     from agent_cache.backends.redis.backend import RedisBackend
@@ -39,11 +40,13 @@ async def scan(backend: RedisBackend, *, payloads: bool) -> AsyncIterator[Stored
             seen.add(hash(name))
             names.append(name)
             if len(names) >= many:
+                read = uptime()
                 for entry in await _described(backend, names, is_tool, payloads):
-                    yield entry
+                    yield entry.later(uptime() - read)
                 names = []
+        read = uptime()
         for entry in await _described(backend, names, is_tool, payloads):
-            yield entry
+            yield entry.later(uptime() - read)
 
 
 async def _described(backend: RedisBackend, names: Sequence[bytes], is_tool: bool, payloads: bool) -> list[StoredEntry]:
