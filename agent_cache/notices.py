@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Hashable
 from typing import Any
 
@@ -33,8 +34,8 @@ class Notices:
         self.attentive = False
         """Whether anybody wants to know how a read went: an observer, or whoever verifies a sample of the hits."""
         self._said: set[Hashable] = set()
-        self.outages: set[Hashable] = set()
-        """What is away now."""
+        self.outages: dict[Hashable, object] = {}
+        """What is away now; with it what sees to it that nothing is kept here of an object that is no more."""
         self._lock = renewed_after_fork(self, "_lock")
 
     def once(self, key: Hashable, text: str, *arguments: Any, level: int = logging.WARNING) -> None:
@@ -45,20 +46,27 @@ class Notices:
             self._said.add(key)
         log.log(level, text, *arguments)
 
-    def outage(self, what: Hashable, text: str, *arguments: Any) -> None:
-        """Log the beginning of an outage, once until it is :meth:`over`."""
+    def outage(self, what: Hashable, text: str, *arguments: Any, of: object = None) -> None:
+        """Log the beginning of an outage, once until it is :meth:`over`. ``of``: whose it is; it ends with that object."""
         with self._lock:
             if what in self.outages or len(self.outages) >= _MAX_SAID:
                 return
-            self.outages.add(what)
+            self.outages[what] = self._until_gone(what, of)
         log.warning(text, *arguments)
+
+    def _until_gone(self, what: Hashable, of: object) -> object:
+        outages = self.outages
+        try:  # called by the garbage collector, at any moment: without the lock
+            return weakref.ref(of, lambda _: outages.pop(what, None))
+        except TypeError:  # a class without weak references
+            return None
 
     def over(self, what: Hashable, text: str, *arguments: Any) -> None:
         """Log its end, if it had been told of."""
         with self._lock:
             if what not in self.outages:
                 return
-            self.outages.discard(what)
+            del self.outages[what]
         log.info(text, *arguments)
 
     def forget(self) -> None:

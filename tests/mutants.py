@@ -35,6 +35,7 @@ LOADS = "engine/loads.py"
 READS = "engine/reads.py"
 ASKING = "engine/asking.py"
 OUTBOX = "engine/outbox.py"
+OUTAGES = "engine/outages.py"
 COURIERS = "engine/couriers.py"
 EFFECTS = "engine/effects.py"
 WRITES = "engine/writes.py"
@@ -47,6 +48,7 @@ RULES = "tests/redis/test_rules.py"
 LEADS = "tests/redis/test_leads.py"
 BACKPLANE = "tests/redis/test_backplane.py"
 DEBTS = "tests/redis/test_outbox.py"
+TOLD = "tests/core/test_outages.py"
 KEPT = "tests/tiered/test_kept_copies.py"
 REVIEW = "tests/redis/test_review.py"
 ENTRIES = "tests/redis/test_entries.py"
@@ -615,6 +617,22 @@ MUTANTS = [
         "if not OUTBOX and (owed :=",
         DEBTS,
         "something_is_owed",
+    ),
+    mutant(
+        "one outage for all kinds of work",
+        OUTAGES,
+        "return work.what, id(backend)",
+        "return id(backend)",
+        TOLD,
+        "stores_nothing",
+    ),
+    mutant(
+        "an outage of a backend that is gone",
+        "notices.py",
+        "weakref.ref(of, ",
+        "weakref.ref(of) or (",
+        TOLD,
+        "ends_with",
     ),
     mutant("one courier for all backends", COURIERS, "MOST = 32", "MOST = 1", DEBTS, "hangs_in_a_delivery"),
     mutant(

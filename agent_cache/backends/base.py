@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from agent_cache.clock import Clock
 from agent_cache.codecs import Stored, ToolCodec
+from agent_cache.errors import BackendError
 from agent_cache.tags import Chain, Path, Tag
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Missing",
     "NearEntry",
     "NewEntry",
+    "NotStoringError",
     "Revalidating",
     "Same",
     "Scanning",
@@ -49,6 +51,10 @@ __all__ = [
 
 NEAR_COPY = "near-copy:"
 """How the keys begin under which a tier keeps its near copies in a key-value store: each has a stamp in it."""
+
+
+class NotStoringError(BackendError):
+    """The backend answers, but takes nothing new now: for a lookup, there is no token to load under."""
 
 
 class Token(Protocol):

@@ -1,20 +1,18 @@
-"""What the lines share: an answer, and what is said when a backend fails."""
+"""What the lines share: an answer, and what is told of a read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from agent_cache.backends.base import Backend, Found
+from agent_cache.backends.base import Found
 from agent_cache.codecs import Stored
-from agent_cache.config import settings
-from agent_cache.context import View, current_view
-from agent_cache.engine.effects import Down
+from agent_cache.context import current_view
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
 from agent_cache.model import Outcome
 
-__all__ = ["Answer", "Report", "backend_answered", "backend_failed", "own", "shared", "told"]
+__all__ = ["Answer", "Report", "own", "shared", "told"]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,15 +72,3 @@ def own(stored: Stored | None) -> Answer | None:
         return Answer(stored.fresh())
     except UnstorableResultError:
         return None
-
-
-def backend_failed(view: View, resource: str, backend: Backend, down: Down) -> None:
-    """Count it, and say once for each outage what happens now."""
-    view.count(resource, "backend_errors", reason=type(down.error).__name__)
-    settings.notices.outage(id(backend), "the backend failed (%s); tools run uncached", down.error)
-
-
-def backend_answered(backend: Backend) -> None:
-    """An outage is over, if there was one."""
-    if settings.notices.outages:
-        settings.notices.over(id(backend), "the backend answers again: %r", backend)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from agent_cache.backends.base import Lookup
 from agent_cache.context import View
-from agent_cache.engine.answers import backend_answered, backend_failed
 from agent_cache.engine.calls import ReadCall
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down, Move, Moved, looked_up
+from agent_cache.engine.outages import INVALIDATING, READING, backend_failed, backend_worked
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool
 from agent_cache.errors import BackendError
@@ -18,9 +18,9 @@ __all__ = ["ask", "heard"]
 def heard(tool: ReadTool, view: View, call: ReadCall, found: Lookup | Down) -> None:
     """An outage has begun, or is over. To be told of every answer that was Down, and of all while there are outages."""
     if isinstance(found, Down):
-        backend_failed(view, tool.resource, call.backend, found)
+        backend_failed(view, tool.resource, call.backend, found.error, READING)
     else:
-        backend_answered(call.backend)
+        backend_worked(call.backend, READING)
 
 
 def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:
@@ -33,10 +33,11 @@ def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lo
         moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write")
         if moved.down is None:
             OUTBOX.delivered(call.backend, owed)
+            backend_worked(call.backend, INVALIDATING)
         if moved.cancelled is not None:
             raise moved.cancelled
         if moved.down is not None:
-            backend_failed(view, tool.resource, call.backend, moved.down)
+            backend_failed(view, tool.resource, call.backend, moved.down.error, INVALIDATING)
             return moved.down
     at_once, codec = call.backend.in_process, tool.codec
     found: Lookup | Down = looked_up(call, codec, token_only) if at_once else (yield Ask(call, codec, token_only))

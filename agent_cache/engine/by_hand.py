@@ -9,12 +9,13 @@ from agent_cache.backends.base import Backend, Blocked, Found, Lookup, Missing, 
 from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import View, loading
-from agent_cache.engine.answers import Answer, backend_failed
+from agent_cache.engine.answers import Answer
 from agent_cache.engine.asking import ask
 from agent_cache.engine.calls import Bypass, ReadCall, Shadowed, backends_for, cache_key, prepare_read
 from agent_cache.engine.dependencies import noted
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Down, Fill, Flush, Move, Moved
+from agent_cache.engine.outages import INVALIDATING, READING, STORING, backend_failed, backend_worked
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.reads import _hit as hit
 from agent_cache.engine.taped import taped_invalidation
@@ -60,7 +61,7 @@ def _drop(tool: ReadTool, view: View, tags: tuple[Tag, ...]) -> Line[None]:
     for backend in others:
         moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
         if moved.down is not None:
-            backend_failed(view, tool.resource, backend, moved.down)
+            backend_failed(view, tool.resource, backend, moved.down.error, INVALIDATING)
             OUTBOX.owe(backend, tags)
         cancelled = cancelled or moved.cancelled
     yield from move_line(tool, view, own, tags)
@@ -77,8 +78,10 @@ def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...
     """Invalidate, or owe it to the backend; whether it could take it now."""
     moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
     if moved.down is not None:
-        backend_failed(view, tool.resource, backend, moved.down)
+        backend_failed(view, tool.resource, backend, moved.down.error, INVALIDATING)
         OUTBOX.owe(backend, tuple(tags))
+    else:
+        backend_worked(backend, INVALIDATING)
     view.count(tool.resource, "invalidations")
     if TALLY.on:
         TALLY.add(tool.name, "invalidations")
@@ -109,12 +112,14 @@ def put_line(tool: ReadTool, view: View, call: ReadCall, tags: tuple[Tag, ...], 
         down = yield Fill(call.backend, found.token, entry_by_hand(tool, call, stored))
         if down is True:
             down = yield Flush(call.backend)
+        if not isinstance(down, Down):
+            backend_worked(call.backend, STORING)
     if isinstance(down, Down) and isinstance(down.error, UnstorableResultError):
         view.count(tool.resource, "unstorable", reason=down.error.reason)
         text = "%s: what was set is not stored (%s)"
         settings.notices.once((tool.identity, "by hand", down.error.reason), text, tool.name, down.error)
     elif isinstance(down, Down):
-        backend_failed(view, tool.resource, call.backend, down)
+        backend_failed(view, tool.resource, call.backend, down.error, READING if down is found else STORING)
 
 
 def entry_by_hand(tool: ReadTool, call: ReadCall, stored: Stored) -> NewEntry:

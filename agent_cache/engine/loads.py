@@ -15,12 +15,12 @@ from agent_cache.bounds import MAX_ENTRY_BYTES, refuse_larger
 from agent_cache.codecs import Failure, Stored
 from agent_cache.config import settings
 from agent_cache.context import View, current_view
-from agent_cache.engine.answers import backend_failed
 from agent_cache.engine.calls import ReadCall, same_call
 from agent_cache.engine.dependencies import LoadNotes, proven
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Ask, Claim, Down, Fill, Pause, Ran, Run, filled
 from agent_cache.engine.lasting import Terms, error_terms, marked, source_version, still_holds, value_terms
+from agent_cache.engine.outages import READING, STORING, backend_failed, backend_worked
 from agent_cache.engine.tools import ReadTool, readable
 from agent_cache.errors import UnstorableResultError
 from agent_cache.flight import Landed
@@ -118,7 +118,7 @@ def _our_turn(
             token = found.token
             continue
         if isinstance(found, Down):
-            backend_failed(view, tool.resource, call.backend, found)
+            backend_failed(view, tool.resource, call.backend, found.error, READING)
         return None, None  # a write is running, or the backend is away: load, keep nothing
 
 
@@ -174,9 +174,9 @@ def _load(
             return landed
         (call, token), lead = covering, None
     entry = _entry(tool, values, call, lead, landed.stored, landed.seconds, terms)
-    at_once = call.backend.in_process
-    done: bool | Down = filled(call.backend, token, entry) if at_once else (yield Fill(call.backend, token, entry))
-    if done is True:  # as nearly always
+    backend = call.backend
+    done: bool | Down = filled(backend, token, entry) if backend.in_process else (yield Fill(backend, token, entry))
+    if done is True and not settings.notices.outages:  # as nearly always
         landed.kept = True
     else:
         _filled(tool, view, call, landed, done)
@@ -258,8 +258,10 @@ def _filled(tool: ReadTool, view: View, call: ReadCall, landed: Landed, done: bo
         if isinstance(done.error, UnstorableResultError):
             _unstorable(tool, view, landed, done.error)
         else:
-            backend_failed(view, tool.resource, call.backend, done)
-    elif done:
+            backend_failed(view, tool.resource, call.backend, done.error, STORING)
+        return
+    backend_worked(call.backend, STORING)
+    if done:
         landed.kept = True
     else:
         landed.refused = "fenced_out"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from agent_cache.backends.base import Backend, is_leading
 from agent_cache.engine.couriers import Couriers
+from agent_cache.engine.outages import INVALIDATING, backend_worked
 from agent_cache.locks import renewed_after_fork
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import Tag
@@ -95,6 +96,7 @@ class Outbox:
             log.debug("an invalidation is still not delivered: %r", error)
             return False
         self.delivered(backend, owed)
+        backend_worked(backend, INVALIDATING)
         return True
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from agent_cache.backends.base import Backend, Window, is_leading
 from agent_cache.config import settings
 from agent_cache.context import View
-from agent_cache.engine.answers import Answer, backend_failed
+from agent_cache.engine.answers import Answer
 from agent_cache.engine.calls import WriteCall, narrowed_by, prepare_write
 from agent_cache.engine.drivers import Line
 from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
 from agent_cache.engine.guard import enter, key_of, react, settle
 from agent_cache.engine.links import Link, link_of
+from agent_cache.engine.outages import INVALIDATING, backend_failed, backend_worked
 from agent_cache.engine.outbox import OUTBOX, WRITES
 from agent_cache.engine.taped import taped_write
 from agent_cache.engine.tools import WriteTool
@@ -99,7 +100,8 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
         for backend, window in zip(call.backends, opened, strict=True):
             if isinstance(window, Down):
-                backend_failed(view, tool.resource, backend, window)
+                refused = settings.on_unavailable == "refuse_writes"
+                backend_failed(view, tool.resource, backend, window.error, INVALIDATING, refused=refused)
             else:
                 windows.append((backend, window))
         if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
@@ -120,7 +122,9 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         told = [backend for (backend, _), down in zip(windows, ended.replies, strict=True) if down is None]
         for (backend, _), down in zip(windows, ended.replies, strict=True):
             if down is not None:
-                backend_failed(view, tool.resource, backend, down)
+                backend_failed(view, tool.resource, backend, down.error, INVALIDATING)
+            else:
+                backend_worked(backend, INVALIDATING)
         if not no_effect:
             for backend in call.backends:
                 if backend not in told:
@@ -189,6 +193,7 @@ async def _closing(value: Awaitable[Any], call: WriteCall, view: View) -> Any:
         for backend in call.backends:  # every one of them, whatever comes in between
             moved = await Move(backend, call.tags, call.tool.name).go()
             if moved.down is not None:
+                backend_failed(view, call.tool.resource, backend, moved.down.error, INVALIDATING)
                 OUTBOX.owe(backend, call.tags)
             cancelled = cancelled or moved.cancelled
         if cancelled is not None:

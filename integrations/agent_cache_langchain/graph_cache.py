@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_cache.backends.base import KeyValue
-from agent_cache_langchain.kept import Kept
+from agent_cache_langchain.kept import CLEARING, READING, STORING, Kept
 
 __all__ = ["AgentCacheGraphCache"]
 
@@ -44,32 +44,32 @@ class AgentCacheGraphCache(BaseCache[ValueT]):
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """Those that are there."""
         names = self._names(keys)
-        return self._read(names, self._kept.now(lambda backend: backend.get_many(list(names)), {}))
+        return self._read(names, self._kept.now(READING, lambda backend: backend.get_many(list(names)), {}))
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """As :meth:`get`."""
         names = self._names(keys)
-        return self._read(names, await self._kept.later(lambda backend: backend.get_many(list(names)), {}))
+        return self._read(names, await self._kept.later(READING, lambda backend: backend.get_many(list(names)), {}))
 
     def set(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
         """Keep results, each for its seconds (None: as long as the backend does)."""
         for ttl, items in self._written(pairs).items():
-            self._kept.now(partial(_set, items, ttl), None)
+            self._kept.now(STORING, partial(_set, items, ttl), None)
 
     async def aset(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
         """As :meth:`set`."""
         for ttl, items in self._written(pairs).items():
-            await self._kept.later(partial(_set, items, ttl), None)
+            await self._kept.later(STORING, partial(_set, items, ttl), None)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Drop what these namespaces of the graph hold, or all."""
         for pattern in self._patterns(namespaces):
-            self._kept.now(partial(_drop, pattern), 0)
+            self._kept.now(CLEARING, partial(_drop, pattern), 0)
 
     async def aclear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """As :meth:`clear`."""
         for pattern in self._patterns(namespaces):
-            await self._kept.later(partial(_drop, pattern), 0)
+            await self._kept.later(CLEARING, partial(_drop, pattern), 0)
 
     def _names(self, keys: Sequence[FullKey]) -> dict[str, FullKey]:
         return {self._kept.name(_spelled(space), key): (tuple(space), key) for space, key in keys}

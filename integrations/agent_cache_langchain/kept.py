@@ -13,12 +13,17 @@ from agent_cache import BackendError, ConfigurationError, UnstorableResultError
 from agent_cache.backends.base import KeyValue
 from agent_cache.config import settings
 from agent_cache.context import current_view
-from agent_cache.engine.answers import backend_answered, backend_failed
-from agent_cache.engine.effects import Down
+from agent_cache.engine.outages import READING, STORING, Work, backend_failed, backend_worked
 
-__all__ = ["Kept"]
+__all__ = ["CLEARING", "READING", "STORING", "Kept"]
 
 T = TypeVar("T")
+
+CLEARING = Work(
+    "clearing",
+    "the backend did not drop what was to be cleared (%s); it may be served until it expires",
+    "the backend drops what is cleared again: %r",
+)
 
 
 class Kept:
@@ -50,7 +55,7 @@ class Kept:
         """What all keys match that begin with these."""
         return self.name(*parts) + ("/*" if parts else "*")
 
-    def now(self, act: Callable[[Any], T], otherwise: T) -> T:
+    def now(self, work: Work, act: Callable[[Any], T], otherwise: T) -> T:
         """Do something with the blocking backend; ``otherwise`` where it is away or no codec takes the value.
 
         Both are counted, and logged once.
@@ -58,25 +63,25 @@ class Kept:
         try:
             done = act(self.backend.sync)
         except BackendError as error:
-            self._failed(error)
+            self._failed(work, error)
             return otherwise
         except UnstorableResultError as error:
             self.refused(str(error))
             return otherwise
-        backend_answered(self.backend)
+        backend_worked(self.backend, work)
         return done
 
-    async def later(self, act: Callable[[Any], Awaitable[T]], otherwise: T) -> T:
+    async def later(self, work: Work, act: Callable[[Any], Awaitable[T]], otherwise: T) -> T:
         """As :meth:`now`, with the asynchronous backend."""
         try:
             done = await act(self.backend)
         except BackendError as error:
-            self._failed(error)
+            self._failed(work, error)
             return otherwise
         except UnstorableResultError as error:
             self.refused(str(error))
             return otherwise
-        backend_answered(self.backend)
+        backend_worked(self.backend, work)
         return done
 
     def refused(self, why: str) -> None:
@@ -84,8 +89,8 @@ class Kept:
         current_view().count(self.kind, "bypasses", reason="unstorable")
         settings.notices.once(("unkept", self.kind, why), "%s cache: a value is not kept: %s", self.kind, why)
 
-    def _failed(self, error: BackendError) -> None:
-        backend_failed(current_view(), self.kind, self.backend, Down(error))
+    def _failed(self, work: Work, error: BackendError) -> None:
+        backend_failed(current_view(), self.kind, self.backend, error, work)
 
 
 def _digest(text: str) -> str:

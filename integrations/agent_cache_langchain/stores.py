@@ -14,7 +14,7 @@ from langchain_core.stores import BaseStore
 from agent_cache import ConfigurationError
 from agent_cache.backends.base import KeyValue
 from agent_cache.clock import seconds
-from agent_cache_langchain.kept import Kept
+from agent_cache_langchain.kept import CLEARING, READING, STORING, Kept
 
 __all__ = ["AgentCacheByteStore", "AgentCacheLLMCache"]
 
@@ -45,34 +45,34 @@ class AgentCacheLLMCache(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """The answer to this prompt by the model that ``llm_string`` describes, or None."""
         key = self._kept.name(llm_string, prompt)
-        return _generations(self._kept.now(lambda backend: backend.get(key), None))
+        return _generations(self._kept.now(READING, lambda backend: backend.get(key), None))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keep an answer."""
         records = self._records(return_val)
         if records is not None:
             key = self._kept.name(llm_string, prompt)
-            self._kept.now(lambda backend: backend.set(key, records, self._ttl), None)
+            self._kept.now(STORING, lambda backend: backend.set(key, records, self._ttl), None)
 
     def clear(self, **kwargs: Any) -> None:
         """Drop everything of this namespace."""
-        self._kept.now(lambda backend: backend.delete_pattern(self._kept.pattern()), 0)
+        self._kept.now(CLEARING, lambda backend: backend.delete_pattern(self._kept.pattern()), 0)
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As :meth:`lookup`."""
         key = self._kept.name(llm_string, prompt)
-        return _generations(await self._kept.later(lambda backend: backend.get(key), None))
+        return _generations(await self._kept.later(READING, lambda backend: backend.get(key), None))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As :meth:`update`."""
         records = self._records(return_val)
         if records is not None:
             key = self._kept.name(llm_string, prompt)
-            await self._kept.later(lambda backend: backend.set(key, records, self._ttl), None)
+            await self._kept.later(STORING, lambda backend: backend.set(key, records, self._ttl), None)
 
     async def aclear(self, **kwargs: Any) -> None:
         """As :meth:`clear`."""
-        await self._kept.later(lambda backend: backend.delete_pattern(self._kept.pattern()), 0)
+        await self._kept.later(CLEARING, lambda backend: backend.delete_pattern(self._kept.pattern()), 0)
 
     def _records(self, generations: RETURN_VAL_TYPE) -> list[dict[str, Any]] | None:
         """Plain trees for the answers; None where they would not come back equal."""

@@ -461,6 +461,63 @@ async def test_a_full_redis_runs_the_tool_and_is_used_again_when_there_is_room(
         await world.recovered()
 
 
+async def test_a_full_redis_is_told_of_once_and_stays_readable(
+    backend_at: BackendAt, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "agent_cache")
+    runs: list[str] = []
+
+    @AgentCache("cart:{user}")
+    async def get(user: str) -> str:
+        runs.append(user)
+        return user
+
+    with RedisServer(config={"maxmemory-policy": "noeviction"}) as own:
+        backend = backend_at(own.url)
+        configure(backend=backend)
+        await get("ann")
+        own.cli("CONFIG", "SET", "maxmemory", "1")
+        for _ in range(5):
+            assert [await get(user) for user in ("bob", "ann", "cid")] == ["bob", "ann", "cid"]
+        assert runs.count("ann") == 1, "what is there is served"
+        assert backend._links.down is None
+        own.cli("CONFIG", "SET", "maxmemory", "0")
+        runs.clear()
+        assert [await get("bob") for _ in range(3)] == ["bob"] * 3
+        assert runs == ["bob"]
+    told = [r.getMessage() for r in caplog.records if r.name == "agent_cache"]
+    assert len(told) == 2, told
+    assert told[0].startswith("the backend stores nothing now (Redis at ")
+    assert "OutOfMemoryError" in told[0]
+    assert told[0].endswith("results are returned and not stored")
+    assert told[1].startswith("the backend stores results again")
+
+
+async def test_a_redis_whose_disk_is_full_is_told_of_once_and_stays_readable(
+    world: World, backend_at: BackendAt, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer() as own:
+        backend = backend_at(own.url)
+        configure(backend=backend)
+        await world.recovered()
+        own.cli("CONFIG", "SET", "save", "3600 1")
+        (own.folder / "dump.rdb" / "in the way").mkdir(parents=True)
+        own.cli("BGSAVE")
+        await eventually(lambda: own.info("persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+        runs = world.runs
+        for number in range(10):
+            assert await world.get() == world.state
+            await AgentCache(f"other{number}")(_look)(1)
+            assert backend._links.down is None, "it answers: nobody is kept from asking"
+        assert world.runs == runs
+        told = said(caplog)
+        assert len(told) == 1, told
+        assert "MISCONF" in told[0]
+        own.cli("CONFIG", "SET", "save", "")
+        await world.put()
+        await world.recovered()
+
+
 async def test_a_server_that_cannot_save_is_used_again_when_it_can(world: World, backend_at: BackendAt) -> None:
     with RedisServer() as own:
         backend = backend_at(own.url)

@@ -16,7 +16,18 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, cast
 
-from agent_cache.backends.base import Blocked, Finding, Found, Lookup, Missing, NewEntry, Same, StoredEntry, Taken
+from agent_cache.backends.base import (
+    Blocked,
+    Finding,
+    Found,
+    Lookup,
+    Missing,
+    NewEntry,
+    NotStoringError,
+    Same,
+    StoredEntry,
+    Taken,
+)
 from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
@@ -735,7 +746,11 @@ class RedisBackend(KeyValueSurface, Movable):
         unclear = [group for group in plan.groups if not all(_is_free(records[at]) for at in group.positions)]
         if unclear:
             asked = [self._links.ask_anew(group.slot, partial(self._minting, group)) for group in unclear]
-            for group, reply in zip(unclear, await asyncio.gather(*asked), strict=True):
+            try:
+                replies = await asyncio.gather(*asked)
+            except RefusedError as error:  # full, or forbidden: what is there can be read all the same
+                raise NotStoringError(str(error)) from error
+            for group, reply in zip(unclear, replies, strict=True):
                 answer = reply.values[0]
                 if not isinstance(answer, bytes):
                     return None
