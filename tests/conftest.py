@@ -8,6 +8,7 @@ start by the dozen (warm.py).
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import runpy
@@ -29,6 +30,15 @@ settings.register_profile(
     "soak", deadline=None, derandomize=False, max_examples=5_000, suppress_health_check=_slow_is_fine, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# What is imported while tests are collected stays: nothing looks through it again and again, then or later.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()  # what was left open meanwhile is told, as ever
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
