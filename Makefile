@@ -27,9 +27,10 @@ help:
 demo: $(VENV)/.stamp-demo
 	$(PY) examples/support_desk/run.py $(ARGS)
 
+# Bytecode is written whatever the environment says: hundreds of the tests' processes import the same modules.
 test: $(VENV)/.stamp-test
 	@$(PY) -m agent_cache.testing.servers >/dev/null
-	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # The report page in a headless Chromium: CHROMIUM=/path/to/one, else playwright fetches one. SHOTS=folder keeps screenshots.
 test-browser: $(VENV)/.stamp-browser
