@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import agent_cache
+from agent_cache.engine.outbox import OUTBOX
 from agent_cache.testing.servers import ClusterSetup, RedisServer, SentinelSetup
 
 # No deadline: a busy machine is not a failing example. `make soak` sets HYPOTHESIS_PROFILE=soak.
@@ -80,7 +81,14 @@ def _reset() -> None:
         verify=0,
     )
     agent_cache.reset_metrics()
+    OUTBOX.debts.clear()  # to a backend that was dead for its test: nobody goes on trying
     logging.getLogger("agent_cache").setLevel(logging.NOTSET)  # some programs under test turn it down
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis backends made from now on give up an invalidation at once, not after two seconds: Redis is dead for good."""
+    monkeypatch.setattr("agent_cache.backends.redis.backend._PATIENCE", 0.05)
 
 
 @pytest.fixture(scope="session")

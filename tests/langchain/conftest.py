@@ -145,7 +145,7 @@ def agent(request: pytest.FixtureRequest) -> Way:
 
 
 @pytest.fixture
-def dead_redis(unused_tcp_port: int) -> Iterator[RedisBackend]:
+def dead_redis(unused_tcp_port: int, impatient: None) -> Iterator[RedisBackend]:
     """A Redis that is not there."""
     backend = RedisBackend(f"redis://127.0.0.1:{unused_tcp_port}/0", connect_timeout=1)
     yield backend

@@ -182,6 +182,7 @@ async def test_equal_failures_are_a_loop_at_the_client(doors: Any) -> None:
         assert caught.tool == "fails"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_nobody_notices_that_redis_has_died(door: str, doors: Any, hit: Any) -> None:
     with RedisServer() as server:
         async with doors.open(door, redis=server.url) as call:

@@ -334,6 +334,7 @@ async def test_hints_reach_the_model_and_are_not_kept(shop: Shop) -> None:
 # -- outages and parallel calls ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_nobody_notices_a_dead_redis(shop: Shop, unused_tcp_port: int) -> None:
     dead = RedisBackend(f"redis://127.0.0.1:{unused_tcp_port}/0")
     agent = cached_agent(agent_with([shop.read, shop.write], READ, READ, WRITE, READ), POLICIES, backend=dead)
@@ -342,7 +343,7 @@ async def test_nobody_notices_a_dead_redis(shop: Shop, unused_tcp_port: int) -> 
     await dead.close()
 
 
-@pytest.mark.usefixtures("own_loop")
+@pytest.mark.usefixtures("own_loop", "impatient")
 def test_nobody_notices_a_dead_redis_in_run_sync(shop: Shop, unused_tcp_port: int) -> None:
     configure(backend=f"redis://127.0.0.1:{unused_tcp_port}/0")
     assert outputs(Runner.run_sync(agent_with(shop.tools, READ, READ, WRITE, READ), "go")) == [

@@ -224,6 +224,7 @@ async def test_hints_reach_the_model() -> None:
     assert "get_order" not in str(told[:3])
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_nobody_notices_a_dead_redis(unused_tcp_port: int) -> None:
     dead = RedisBackend(f"redis://127.0.0.1:{unused_tcp_port}/0")
     server = CachedMCPServer(Shop(), POLICIES, backend=dead)

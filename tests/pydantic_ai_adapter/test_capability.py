@@ -242,6 +242,7 @@ async def test_a_function_decides(shop: Shop) -> None:
 # -- outages -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_nobody_notices_a_dead_redis(shop: Shop, unused_tcp_port: int) -> None:
     dead = RedisBackend(f"redis://127.0.0.1:{unused_tcp_port}/0")
     agent = shop.agent(READ, READ, WRITE, READ, capabilities=[cache(backend=dead)])
@@ -250,7 +251,7 @@ async def test_nobody_notices_a_dead_redis(shop: Shop, unused_tcp_port: int) -> 
     await dead.close()
 
 
-@pytest.mark.usefixtures("own_loop")
+@pytest.mark.usefixtures("own_loop", "impatient")
 def test_nobody_notices_a_dead_redis_in_run_sync(shop: Shop, unused_tcp_port: int) -> None:
     configure(backend=f"redis://127.0.0.1:{unused_tcp_port}/0")
     agent = shop.agent(READ, READ, WRITE, READ, capabilities=[cache()])
