@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from agent_cache.backends.disk import figures, integrity, scanning, scrubbing
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
 from agent_cache.backends.disk.reading import NotReady
+from agent_cache.backends.disk.turns import turn
 from agent_cache.backends.disk.writer import Job
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
@@ -174,9 +176,22 @@ class DiskBackend(Movable):
         packing = self._store.packing
         packed = None if packing.least is None else await packing.aside(entry.stored.payload())
         try:
+            waiter = turn()
+            if waiter is not None:
+                await self._waited(waiter, token, entry, packed)
             return self._store.fill_now(token, entry, packed)
         except NotReady:
             return await self._read(lambda: self._store.fill_now(token, entry, packed))
+
+    async def _waited(
+        self, waiter: asyncio.Future[None], token: Token, entry: NewEntry, packed: bytes | None
+    ) -> None:
+        try:
+            await waiter
+        except asyncio.CancelledError:  # nobody waits for it any more, but the tool has answered
+            with suppress(NotReady):
+                self._store.fill_now(token, entry, packed)
+            raise
 
     async def begin(self, tags: Sequence[Tag], writer: str) -> Window:
         window: Window = await self._run(self._store.begin_job(tags, writer))

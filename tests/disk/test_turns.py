@@ -1,0 +1,120 @@
+"""Loads that come back in one round of the event loop go on one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_cache import AgentCache, DiskBackend
+from agent_cache.backends.disk.store import EntryStore
+from agent_cache.backends.disk.turns import turn
+
+
+class Rounds:
+    """Counts the rounds of the running event loop."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._next()
+
+    def _next(self) -> None:
+        self.now += 1
+        self._handle = asyncio.get_running_loop().call_soon(self._next)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, stored_in = asyncio.Event(), list[int]()
+    fill = EntryStore.fill_now
+
+    def noted(store: EntryStore, *given: Any) -> bool:
+        stored_in.append(rounds.now)
+        return fill(store, *given)
+
+    async with DiskBackend(tmp_path / "cache.db") as backend:
+
+        @AgentCache(resource="page:{number}", scope="global", backend=backend)
+        async def page(number: int) -> str:
+            await answered.wait()
+            return f"page {number}"
+
+        calls = [asyncio.ensure_future(page(number)) for number in range(8)]
+        while len(answered._waiters) < 8:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        monkeypatch.setattr(EntryStore, "fill_now", noted)
+        rounds = Rounds()
+        answered.set()
+        assert await asyncio.gather(*calls) == [f"page {number}" for number in range(8)]
+        rounds.stop()
+    assert len(stored_in) == 8
+    assert len(set(stored_in)) == 8, f"several in one round: {stored_in}"
+
+
+async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> None:
+    assert turn() is None
+    others = [turn() for _ in range(3)]
+    done: list[int] = []
+    for number, other in enumerate(others):
+        assert other is not None
+        other.add_done_callback(lambda _, number=number: done.append(number))  # type: ignore[misc]
+    await asyncio.sleep(0)
+    for have_gone in ([], [0], [0, 1], [0, 1, 2]):
+        assert done == have_gone
+        await asyncio.sleep(0)
+    assert turn() is None, "the queue is empty again"
+
+
+async def test_one_that_is_cancelled_keeps_nobody_waiting() -> None:
+    assert turn() is None
+    gone, next_one = turn(), turn()
+    assert gone is not None
+    assert next_one is not None
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert next_one.done()
+
+
+async def test_what_was_loaded_is_kept_though_its_caller_left_before_its_turn(tmp_path: Path) -> None:
+    runs = 0
+    async with DiskBackend(tmp_path / "cache.db") as backend:
+
+        @AgentCache(resource="page", scope="global", backend=backend)
+        async def page() -> str:
+            nonlocal runs
+            runs += 1
+            await asyncio.sleep(0)
+            for _ in range(5):  # others came back in this round
+                turn()
+            asyncio.get_running_loop().call_soon(call.cancel)
+            return "text"
+
+        await backend.flush()
+        call = asyncio.ensure_future(page())
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await page() == "text"
+    assert runs == 1
+
+
+def test_a_loop_waits_for_no_other_and_is_not_held() -> None:
+    async def first() -> weakref.ref[Any]:
+        assert turn() is None
+        assert turn() is not None  # left behind
+        return weakref.ref(asyncio.get_running_loop())
+
+    async def second() -> None:
+        assert turn() is None
+
+    loop = asyncio.run(first())
+    gc.collect()
+    assert loop() is None
+    asyncio.run(second())
