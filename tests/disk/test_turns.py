@@ -60,8 +60,8 @@ async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
 
 
 async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> None:
-    assert turn() is None
-    others = [turn() for _ in range(3)]
+    assert turn(1) is None
+    others = [turn(1) for _ in range(3)]
     done: list[int] = []
     for number, other in enumerate(others):
         assert other is not None
@@ -70,12 +70,51 @@ async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> N
     for have_gone in ([], [0], [0, 1], [0, 1, 2]):
         assert done == have_gone
         await asyncio.sleep(0)
-    assert turn() is None, "the queue is empty again"
+    assert turn(1) is None, "the queue is empty again"
+
+
+async def test_what_takes_a_small_share_waits_when_the_round_is_full() -> None:
+    assert [turn(1 / 4) for _ in range(4)] == [None] * 4
+    waiting = [turn(1 / 4) for _ in range(6)]
+    assert turn(1 / 16) is not None, "no one overtakes"
+    await asyncio.sleep(0)
+    assert [each is not None and each.done() for each in waiting] == [True] * 4 + [False] * 2
+    await asyncio.sleep(0)
+    assert [each is not None and each.done() for each in waiting] == [True] * 6
+
+
+async def test_lookups_of_a_crowd_are_spread_over_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, lead, begun, led = EntryStore.found_now, EntryStore.lead_now, list[int](), list[int]()
+
+    def looked(store: EntryStore, *given: Any) -> Any:
+        begun.append(rounds.now)
+        return look(store, *given)
+
+    def led_by(store: EntryStore, *given: Any) -> Any:
+        led.append(rounds.now)
+        return lead(store, *given)
+
+    async with DiskBackend(tmp_path / "cache.db") as backend:
+
+        @AgentCache(resource="page:{number}", scope="global", backend=backend)
+        async def page(number: int) -> int:
+            await asyncio.sleep(0)
+            return number
+
+        await page(-1)
+        monkeypatch.setattr(EntryStore, "found_now", looked)
+        monkeypatch.setattr(EntryStore, "lead_now", led_by)
+        rounds = Rounds()
+        assert await asyncio.gather(*[page(number) for number in range(100)]) == list(range(100))
+        rounds.stop()
+    assert len(begun) == len(led) == 100
+    assert max(begun.count(one) for one in begun) <= 16
+    assert max(led.count(one) for one in led) <= 4
 
 
 async def test_one_that_is_cancelled_keeps_nobody_waiting() -> None:
-    assert turn() is None
-    gone, next_one = turn(), turn()
+    assert turn(1) is None
+    gone, next_one = turn(1), turn(1)
     assert gone is not None
     assert next_one is not None
     gone.cancel()
@@ -93,7 +132,7 @@ async def test_what_was_loaded_is_kept_though_its_caller_left_before_its_turn(tm
             runs += 1
             await asyncio.sleep(0)
             for _ in range(5):  # others came back in this round
-                turn()
+                turn(1)
             asyncio.get_running_loop().call_soon(call.cancel)
             return "text"
 
@@ -107,12 +146,12 @@ async def test_what_was_loaded_is_kept_though_its_caller_left_before_its_turn(tm
 
 def test_a_loop_waits_for_no_other_and_is_not_held() -> None:
     async def first() -> weakref.ref[Any]:
-        assert turn() is None
-        assert turn() is not None  # left behind
+        assert turn(1) is None
+        assert turn(1) is not None  # left behind
         return weakref.ref(asyncio.get_running_loop())
 
     async def second() -> None:
-        assert turn() is None
+        assert turn(1) is None
 
     loop = asyncio.run(first())
     gc.collect()

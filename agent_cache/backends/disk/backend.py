@@ -32,6 +32,9 @@ __all__ = ["DiskBackend"]
 T = TypeVar("T")
 
 
+_LOOKUP, _LEAD, _FILL = 1 / 16, 1 / 4, 1.0  # shares of a round of the event loop: some 0.3 ms with what goes on after it
+
+
 class DiskBackend(Movable):
     """A cache in one SQLite file, shared by the processes of one host (not over a network file system).
 
@@ -153,6 +156,9 @@ class DiskBackend(Movable):
         raise BackendError(f"disk cache {self._store.path}: the file is replaced again and again")
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
+        waiter = turn(_LOOKUP)
+        if waiter is not None:
+            await waiter
         try:
             return self._store.found_now(key, tags, codec)
         except NotReady:
@@ -176,16 +182,14 @@ class DiskBackend(Movable):
         packing = self._store.packing
         packed = None if packing.least is None else await packing.aside(entry.stored.payload())
         try:
-            waiter = turn()
+            waiter = turn(_FILL)
             if waiter is not None:
                 await self._waited(waiter, token, entry, packed)
             return self._store.fill_now(token, entry, packed)
         except NotReady:
             return await self._read(lambda: self._store.fill_now(token, entry, packed))
 
-    async def _waited(
-        self, waiter: asyncio.Future[None], token: Token, entry: NewEntry, packed: bytes | None
-    ) -> None:
+    async def _waited(self, waiter: asyncio.Future[None], token: Token, entry: NewEntry, packed: bytes | None) -> None:
         try:
             await waiter
         except asyncio.CancelledError:  # nobody waits for it any more, but the tool has answered
@@ -211,6 +215,9 @@ class DiskBackend(Movable):
         await self._run(self._store.drop_chain_job(chain))
 
     async def lead(self, key: bytes, tags: Sequence[Tag], token: Token) -> Lead | Taken:
+        waiter = turn(_LEAD)
+        if waiter is not None:
+            await waiter
         try:
             return self._store.lead_now(key, token)
         except NotReady:
