@@ -32,7 +32,11 @@ __all__ = ["DiskBackend"]
 T = TypeVar("T")
 
 
-_LOOKUP, _LEAD, _FILL = 1 / 16, 1 / 4, 1.0  # shares of a round of the event loop: some 0.3 ms with what goes on after it
+_LOOKUP, _LEAD, _FILL = (
+    1 / 16,
+    1 / 4,
+    1.0,
+)  # shares of a round of the event loop: some 0.3 ms with what goes on after it
 
 
 class DiskBackend(Movable):
