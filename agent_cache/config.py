@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from agent_cache.backends.base import Backend
+from agent_cache.backends.base import Backend, KeyValue, Leading, Revalidating
 from agent_cache.backends.memory import MemoryBackend
 from agent_cache.backends.packing import compress_option
 from agent_cache.backends.tiered import TieredBackend
@@ -63,7 +63,9 @@ class Settings:
             with self.lock:
                 fallback = self._fallback
                 if fallback is None:
-                    url = os.environ.get("AGENT_CACHE_URL", "memory://")
+                    url = (
+                        os.environ.get("AGENT_CACHE_URL") or "memory://"
+                    )  # set and empty is how a compose file says none
                     fallback = self._fallback = backend_from_url(url, "AGENT_CACHE_URL", secret=self.secret)
         return fallback
 
@@ -138,9 +140,7 @@ def _numbers(url: str, parameter: str, query: str, names: tuple[str, ...]) -> di
     options: dict[str, int] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
-            raise ConfigurationError(
-                parameter, without_password(url), f"it takes {' and '.join(names)}, whole numbers; {_KNOWN}"
-            )
+            raise ConfigurationError(parameter, without_password(url), f"there is no {name!r} behind its ?; {_KNOWN}")
         options[name] = _number(url, parameter, text, name)
     return options
 
@@ -155,7 +155,7 @@ def _compress(url: str, parameter: str, options: dict[str, str]) -> bool | int:
 
 
 def _number(url: str, parameter: str, text: str, name: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise ConfigurationError(parameter, without_password(url), f"{name} is a whole number")
     return int(text)
 
@@ -172,9 +172,17 @@ def tiered(remote: Backend | None, backup: Backend | None) -> Backend:
         ConfigurationError: one that cannot stand behind a near tier.
     """
     far = remote if remote is not None else backup
-    assert far is not None  # noqa: S101 - asked only with one
+    name = "remote_cache" if remote is not None else "backup"
     if isinstance(far, TieredBackend):
+        if remote is not None and backup is not None:
+            raise ConfigurationError(
+                name, far, "it has its memory already: give its far tier here, or leave backup= out"
+            )
         return far
+    if not isinstance(far, Revalidating) or not isinstance(far, Leading):
+        raise ConfigurationError(name, far, "give a RedisBackend or a DiskBackend")
+    if remote is not None and backup is not None and not isinstance(backup, KeyValue):
+        raise ConfigurationError("backup", backup, "give a DiskBackend")
     keep = backup if remote is not None else None
     with settings.lock:
         tier = _tiers.get((id(far), id(keep)))  # a tier holds both, so an id is theirs as long as it stands here

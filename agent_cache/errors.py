@@ -71,13 +71,34 @@ class UnkeyableArgumentError(AgentCacheError, TypeError):
         super().__init__(f"argument {path!r} cannot be part of a cache key: {why}")
 
 
+_PLAIN = (
+    "give plain values, or say the type: in the tool's return annotation (of a function too), by returns= (AsyncCache), "
+    "or with a codec="
+)
+_MENDS = {
+    "unknown_type": _PLAIN,
+    "not_faithful": _PLAIN,
+    "stream": "give a list of what it yields; a def that returns a coroutine should be an async def",
+    "too_deep": "give a flatter value, without cycles",
+    "too_large": "give less, or allow more by max_entry_bytes=, max_bytes= or the namespace's quota",
+}
+
+
 class UnstorableResultError(AgentCacheError, TypeError):
-    """A result cannot be stored faithfully; ``reason`` is short and countable."""
+    """A result or value cannot be stored faithfully.
+
+    Attributes:
+        reason: short and countable, such as ``unknown_type``.
+        detail: what it is about: the class, the size.
+        fix: what to do about it; empty where it is nothing the caller can mend.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
         self.detail = detail
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.fix = _MENDS.get(reason, "")
+        text = f"{reason}: {detail}" if detail else reason
+        super().__init__(f"{text}; {self.fix}" if self.fix else text)
 
 
 class BackendError(AgentCacheError):

@@ -103,6 +103,7 @@ class CallShape:
         self.pack: Callable[..., tuple[Any, ...]] = self._compile(
             "pack", f"    return ({''.join(f'{n}, ' for n in self.names)})", "def"
         )
+        self.pack.__qualname__ = function.__qualname__  # what Python calls it in a TypeError
 
     # -- source text, shared with the decorators' generated wrappers ------------------------------------------
 
@@ -324,6 +325,8 @@ def ignored_parameters(function: Callable[..., Any], ignore: Iterable[str]) -> f
         ConfigurationError: an unknown name.
     """
     names = list(inspect.signature(function).parameters)
+    if not isinstance(ignore, Iterable):
+        raise ConfigurationError("ignore", ignore, "give the names of parameters, such as ('ctx',)")
     ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     for name in ignored:
         if name not in names:

@@ -8,7 +8,7 @@ is asked, it never acts.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
@@ -140,6 +140,29 @@ def checked_key(key: object) -> str:
     if not isinstance(key, str):
         raise ConfigurationError("key", key, "a key of the key-value surface is a str")
     return key
+
+
+def checked_keys(keys: object) -> list[str]:
+    """Keys of the key-value surface: several, and not the letters of one."""
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+        raise ConfigurationError("keys", keys, "give several keys, such as a list of str")
+    return [checked_key(key) for key in keys]
+
+
+def checked_items(items: object) -> Mapping[str, Any]:
+    """Keys and values of the key-value surface."""
+    if not isinstance(items, Mapping):
+        raise ConfigurationError("items", items, "give a mapping from keys to values")
+    for key in items:
+        checked_key(key)
+    return items
+
+
+def checked_pattern(pattern: object) -> str:
+    """A glob over keys of the key-value surface."""
+    if not isinstance(pattern, str):
+        raise ConfigurationError("pattern", pattern, "give a glob as a str, such as 'user:*'")
+    return pattern
 
 
 def checked_ttl(ttl: Ttl) -> float | None:

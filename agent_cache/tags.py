@@ -62,8 +62,8 @@ EVERYONE: Chain = ()
 LINEAGE: Chain = ("lineage",)
 """Of the reads that sessions share by what they have written: no write moves a tag on it, only what is done by hand."""
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
-_FIELD = re.compile(r"([A-Za-z_]\w*)((?:\.[A-Za-z_]\w*|\[[^\[\]{}]+\])*)")
-_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[([^\[\]]+)\]")
+_FIELD = re.compile(r"([^.\[\]{}]+)((?:\.[^.\[\]{}]+|\[[^\[\]{}]+\])*)")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
 _BUCKETS = 65_536
 _RESULT = "result()"
 """What a placeholder names that is filled from a write's result: no parameter can be called so."""
@@ -275,16 +275,18 @@ def _parts(raw: str, text: str, known: list[str], parameter: str, *, of_write: b
             yield quoted(piece)
             continue
         match = _FIELD.fullmatch(piece[1:-1].strip())
-        if match is None:
+        names = [match[1], *(a for a, _ in _STEP.findall(match[2]) if a)] if match else []
+        if match is None or not all(name.isidentifier() for name in names):
             fix = f"{piece} is not a placeholder; write '{{name}}', '{{a.b}}' or '{{a[key]}}'"
             raise ConfigurationError(parameter, text, fix)
+        name = match[1] if match[1] in known else unicodedata.normalize("NFKC", match[1])  # as Python keeps its names
         steps = tuple((a or b).strip("'\"") for a, b in _STEP.findall(match[2]))
-        if match[1] not in known and not (of_write and match[1] == "result"):
+        if name not in known and not (of_write and name == "result"):
             fix = f"{piece} names no parameter of the tool; it has {', '.join(known) or 'none'}"
-            if match[1] == "result":
+            if name == "result":
                 fix += "; only a write can be known by its result"
             raise ConfigurationError(parameter, text, fix)
-        yield _Field(match[1] if match[1] in known else _RESULT, steps)
+        yield _Field(name if name in known else _RESULT, steps)
 
 
 def identity_chain(named: Iterable[tuple[str, str]]) -> Chain:

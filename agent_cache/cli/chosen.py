@@ -119,7 +119,7 @@ def tool_filter(
     tool: str | None, namespace: str | None, tag: str | None, *, only_current: bool
 ) -> Callable[[StoredEntry], bool]:
     """What a listing was asked for."""
-    tags = written(tag) if tag else ()
+    tags = written(tag) if tag is not None else ()
 
     def wanted(entry: StoredEntry) -> bool:
         if tool is not None and not (entry.is_tool and _is_named(entry.tool, tool)):
@@ -158,8 +158,8 @@ def as_json(entry: StoredEntry) -> dict[str, Any]:
     }
 
 
-def seconds_of(text: str) -> float:
-    """``90``, ``15m``, ``2h``, ``7d`` in seconds.
+def seconds_of(text: str, option: str) -> float:
+    """``90``, ``15m``, ``2h``, ``7d`` in seconds; ``option`` is where it was given.
 
     Raises:
         click.BadParameter: it is none.
@@ -168,7 +168,7 @@ def seconds_of(text: str) -> float:
     try:
         found = float(number) * unit
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no duration; write 90, 15m, 2h or 7d") from None
+        found = 0.0
     if not 0 < found < 1e9:
-        raise click.BadParameter(f"{text!r} is no duration; write 90, 15m, 2h or 7d")
+        raise click.BadParameter(f"{text!r} is no duration; write 90, 15m, 2h or 7d", param_hint=repr(option))
     return found

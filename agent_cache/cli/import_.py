@@ -37,7 +37,7 @@ def command(
 
     All of the file is checked first. AGENT_CACHE_EXPORT_SECRET has to be the one it was made with.
     """
-    oldest = seconds_of(max_age) if max_age is not None else None
+    oldest = seconds_of(max_age, "--max-age") if max_age is not None else None
 
     heavy = size(file.stat().st_size) if file.is_file() else ""
 

@@ -54,7 +54,7 @@ def command(
     """
     if as_json and out == "-":
         raise click.UsageError("--json prints to standard output too: give --out a file")
-    begin = time.time() - seconds_of(since)
+    begin = time.time() - seconds_of(since, "--since")
     for file in events:
         parts_of(Path(file))  # said before the store is asked
     rows = _rows(url, begin) if url or not events else []

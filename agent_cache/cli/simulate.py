@@ -57,7 +57,7 @@ def command(
         raise click.UsageError("give one of --policy, --read/--write and --suggest")
     if propose and Path("-") in traces:
         raise click.UsageError("--suggest reads the traces more than once, which standard input cannot be")
-    options = Options(ttl=seconds_of(ttl) if ttl else None, detect_loops=not no_loops)
+    options = Options(ttl=seconds_of(ttl, "--ttl") if ttl is not None else None, detect_loops=not no_loops)
     suggestion: Suggestion | None = None
     with _reading(traces, quiet=False) as read:
         if propose:

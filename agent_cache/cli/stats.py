@@ -43,7 +43,9 @@ def command(
 
     With --watch and --json: a JSON value per line.
     """
-    period = seconds_of(since)
+    if times is not None and watch is None:
+        raise click.UsageError(f"--times {times} says how often --watch shows it: give --watch SECONDS too")
+    period = seconds_of(since, "--since")
     counts = watch is None if entries is None else entries
 
     async def work(backend: Any) -> None:

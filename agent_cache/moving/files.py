@@ -67,7 +67,10 @@ class Outgoing:
             raise ConfigurationError("file", str(path), "it is there already; give overwrite=True, or another name")
         self._path = path
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
-        handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:  # of the file that was asked for, not of ours beside it
+            raise OSError(error.errno, error.strerror, str(path)) from None
         self._raw = os.fdopen(handle, "wb")
         self._file: Any = gzip.GzipFile("", "wb", 6, self._raw, 0) if pack else self._raw
         self._sink = Sink(self._file, created, secret)

@@ -22,7 +22,7 @@ __all__ = ["DROPS", "Drops", "Rules", "Said"]
 
 Drops = Literal["entity", "resource", "everything", "nothing"]
 DROPS: tuple[Drops, ...] = ("entity", "resource", "everything", "nothing")
-_FIELD = re.compile(r"\{\s*([A-Za-z_]\w*)")
+_FIELD = re.compile(r"\{\s*([^.\[\]{}\s]+)")
 _ROOT = ()
 _MAX_TOOLS = 10_000
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from agent_cache.backends.base import Blocked, Found, KeyValue, Lookup, Missing, NewEntry, Token, Window
 from agent_cache.codecs import codec_for
-from agent_cache.errors import AgentCacheError, UnstorableResultError
+from agent_cache.errors import AgentCacheError, ConfigurationError, UnstorableResultError
 from agent_cache.tags import Chain, Tag, read_tags, write_tags
 from agent_cache.testing.clock import FakeClock
 
@@ -765,6 +765,26 @@ class BackendContract:
             assert await b.get_many(["a", "b", "c", "d"]) == {"a": 1, "b": [2], "c": None}
             assert await b.get_many([]) == {}
             assert await b.keys() == {"a", "b", "c"}
+
+        self._run(scenario)
+
+    def test_many_at_once_are_stored_together_or_refused_together(self) -> None:
+        async def scenario(b: _Face) -> None:
+            await _raises(UnstorableResultError, b.set_many({"a": 1, "b": object()}))
+            assert await b.keys() == set()
+
+        self._run(scenario)
+
+    def test_what_is_no_list_of_keys_and_no_mapping_is_refused(self) -> None:
+        async def scenario(b: _Face) -> None:
+            wrong: Any
+            for wrong in ("ab", 5, [1]):
+                await _raises(ConfigurationError, b.get_many(wrong))
+            for wrong in ([("a", 1)], {5: 1}):
+                await _raises(ConfigurationError, b.set_many(wrong))
+            for wrong in (5, None):
+                await _raises(ConfigurationError, b.delete_pattern(wrong))
+            assert await b.keys() == set()
 
         self._run(scenario)
 

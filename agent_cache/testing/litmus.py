@@ -154,6 +154,29 @@ def _run_one(report: Report, seed: int, operations: int, make_adapter: MakeAdapt
         report.examples += [f"seed {seed}: {text}" for text in [*examples, *world.examples][: max(0, min(3, room))]]
 
 
+def _refused(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """What is wrong with the options of a search without ``--backend``, and what mends it; empty if nothing is."""
+    for name in ("operations", "per_seed"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            return f"--{name.replace('_', '-')} {number}: give a whole number from 1"
+    if options.cache != "agent_cache":
+        try:
+            naive(options.cache)
+        except ValueError:
+            return (
+                f"--cache {options.cache}: give agent_cache, never, or some of before, after, coalesce with + between"
+            )
+    if options.freshness is not None and options.freshness not in RULES:
+        return f"--freshness {options.freshness}: give one of {', '.join(RULES)}"
+    if options.freshness is not None and options.cache != "agent_cache":
+        return f"--freshness {options.freshness}: only agent_cache has these rules: leave --cache out"
+    for name in processes.OPTIONS:  # none of them would do anything here, and the report would not say so
+        if getattr(options, name) != parser.get_default(name):
+            return f"--{name} {getattr(options, name)}: it is for real processes: give --backend too"
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: search, print, and return 1 if anything was found."""
     parser = argparse.ArgumentParser(prog="python -m agent_cache.testing.litmus", description=__doc__)
@@ -167,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.backend is not None:
         return processes.main(options, options.operations)
+    if wrong := _refused(parser, options):
+        print(wrong, file=sys.stderr)  # noqa: T201 - the command's output
+        return 2
     logging.getLogger("agent_cache").setLevel(logging.ERROR)  # the litmus misuses its tools on purpose
     make_adapter: MakeAdapter = AgentCacheAdapter if options.cache == "agent_cache" else naive(options.cache)
     if options.freshness is not None and options.cache == "agent_cache":

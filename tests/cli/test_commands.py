@@ -21,6 +21,7 @@ from agent_cache.backends.base import Missing
 from agent_cache.cli.chosen import paths_of, seconds_of
 from agent_cache.cli.opened import in_store
 from agent_cache.config import backend_from_url
+from agent_cache.errors import ConfigurationError
 from agent_cache.moving.arriving import RAW
 
 Run = Callable[..., Result]
@@ -200,7 +201,7 @@ def test_what_cannot_be_worked_on(run: Run, tmp_path: Path) -> None:
 def test_a_tag_as_a_person_writes_it() -> None:
     assert paths_of("cart:42") == ("cart", "42")
     assert paths_of("user:mia@example.org") == paths_of("user:mia%40example.org") == ("user", "mia%40example.org")
-    assert [seconds_of(text) for text in ("90", "15m", "2h", "7d", "0.5s")] == [90, 900, 7_200, 604_800, 0.5]
+    assert [seconds_of(text, "--since") for text in ("90", "15m", "2h", "7d", "0.5s")] == [90, 900, 7_200, 604_800, 0.5]
 
 
 @pytest.mark.parametrize("line", [["ls"], ["stats"], ["doctor"]])
@@ -280,3 +281,44 @@ async def _value_in(url: str) -> None:
     backend: Any = backend_from_url(url)
     await backend.set("greeting", "hello")
     await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["stats", "--since", "bogus"], "Invalid value for '--since': 'bogus' is no duration"),
+        (["stats", "--times", "2"], "--times 2 says how often --watch shows it"),
+        (["import", "x.jsonl", "--max-age", "0"], "Invalid value for '--max-age': '0' is no duration"),
+        (["simulate", "x.jsonl", "--ttl", ""], "Invalid value for '--ttl': '' is no duration"),
+        (["ls", "--tag", ""], "tag='': give a resource"),
+    ],
+    ids=lambda part: part[0] if isinstance(part, list) else "",
+)
+def test_a_wrong_option_is_named(run: Run, filled: str, line: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("{}")
+    words = [str(tmp_path / word) if word == "x.jsonl" else word for word in line]
+    result = run(*words, *([] if line[0] == "simulate" else ["--url", filled]), code=2)
+    assert said in result.output
+
+
+def test_a_file_that_cannot_be_made_is_named_as_it_was_given(run: Run, filled: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "nowhere" / "cache.export")
+    assert f"'{file}'" in run("export", file, "--url", filled, code=3).output
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("bogus=1", "there is no 'bogus' behind its ?"),
+        ("max_bytes=abc", "max_bytes is"),
+        ("max_bytes=²", "max_bytes is"),
+    ],
+)
+def test_a_url_says_which_option_is_wrong(query: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        backend_from_url(f"disk://{tmp_path}/cache.db?{query}")
+    assert said in str(caught.value)
+
+
+def test_a_port_that_is_none_is_not_taken_for_a_password(run: Run) -> None:
+    assert "Port out of range" in run("ls", "--url", "redis://host:99999/0", code=2).output

@@ -16,6 +16,7 @@ from agent_cache import (
     ConfigurationError,
     MemoryBackend,
     configure,
+    get_metrics,
 )
 
 
@@ -57,6 +58,9 @@ READS: list[tuple[dict[str, Any], str, str]] = [
     ({"skip_args": 3}, "skip_args", "tool has 2"),
     ({"skip_args": True}, "skip_args", "give how many"),
     ({"ignore": ("ctx",)}, "ignore", "it has user_id, page"),
+    ({"ignore": 5}, "ignore", "give the names of parameters"),
+    ({"backup": MemoryBackend()}, "backup", "give a RedisBackend or a DiskBackend"),
+    ({"remote_cache": MemoryBackend()}, "remote_cache", "give a RedisBackend or a DiskBackend"),
     ({"jitter": 1}, "jitter", "give a fraction"),
     ({"jitter": -0.1}, "jitter", "give a fraction"),
     ({"cache_if": 5}, "cache_if", "give a function"),
@@ -224,3 +228,15 @@ def test_a_wrong_call_fails_as_the_tool_itself_would() -> None:
         with pytest.raises(TypeError) as plain:
             get.uncached(*args, **kwargs)
         assert str(ours.value).split("get()")[1] == str(plain.value).split("get()")[1]
+
+
+def test_an_empty_url_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_CACHE_URL", "")
+    configure(backend=None)
+
+    @AgentCache("cart")
+    def get_cart() -> int:
+        return 1
+
+    assert (get_cart(), get_cart()) == (1, 1)
+    assert get_metrics()["hits"] == 1

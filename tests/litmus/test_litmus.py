@@ -6,9 +6,12 @@ The normal run takes seconds; ``pytest -m soak`` searches for minutes. A failing
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from agent_cache.testing.litmus import Report, main, run
+from agent_cache.testing.processes.runner import OPTIONS, add_options
 from agent_cache.testing.smallscope import TOLD, cancellations, one_writer, told_apart, two_writers
 
 SOME = 7  # of the small-scope schedules, each seventh; the soak runs them all
@@ -95,3 +98,36 @@ def test_every_order_of_two_writers_told_apart(first: str, second: str, apart: b
 @pytest.mark.soak
 def test_every_step_of_cancelling() -> None:
     _right(cancellations(steps=16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--operations", "0"], "--operations 0: give"),
+        (["--operations", "-5"], "--operations -5: give"),
+        (["--per-seed", "0"], "--per-seed 0: give"),
+        (["--cache", "nonsense"], "--cache nonsense: give agent_cache"),
+        (["--freshness", "nonsense"], "--freshness nonsense: give one of ttl"),
+        (["--cache", "before", "--freshness", "ttl"], "leave --cache out"),
+        (["--faults", "all"], "--faults all: it is for real processes: give --backend"),
+        (["--processes", "2"], "--processes 2: it is"),
+        (["--seconds", "5"], "--seconds 5.0: it is"),
+        (["--every", "2"], "--every 2.0: it is"),
+        (["--mix", "read-mostly"], "--mix read-mostly: it is"),
+        (["--writes", "told"], "--writes told: it is"),
+        (["--reads", "nested"], "--reads nested: it is"),
+        (["--server", "own"], "--server own: it is"),
+        (["--verbose"], "--verbose True: it is"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, *([] if "--operations" in arguments else ["--operations", "1"])]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_every_option_of_the_processes_is_asked_about() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    assert {"backend", *OPTIONS} == set(vars(parser.parse_args([])))

@@ -23,7 +23,7 @@ from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
 from agent_cache.moving import Movable, Targets
-from agent_cache.policy import checked_labels, checked_maxsize
+from agent_cache.policy import checked_keys, checked_labels, checked_maxsize
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
@@ -260,7 +260,7 @@ class DiskBackend(Movable):
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Those of ``keys`` that are there."""
-        wanted = list(keys)
+        wanted = checked_keys(keys)
         return await self._read(lambda: self._store.get_now(wanted))
 
     async def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:

@@ -23,7 +23,7 @@ from agent_cache.clock import nonce, seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
 from agent_cache.moving import Movable, MovableBlocking
-from agent_cache.policy import checked_key
+from agent_cache.policy import checked_items, checked_key, checked_keys, checked_pattern
 from agent_cache.recorded import StatsRow
 
 __all__ = ["DiskStore"]
@@ -99,7 +99,7 @@ class DiskStore(EntryStore, MovableBlocking):
 
     def written(self, items: Mapping[str, Any]) -> dict[str, bytes]:
         """Values as payloads; of now, whatever becomes of them. Raises UnstorableResultError."""
-        payloads = {key: _CODEC.freeze(value).payload() for key, value in items.items()}
+        payloads = {key: _CODEC.freeze(value).payload() for key, value in checked_items(items).items()}
         for payload in payloads.values():
             refuse_larger(len(payload), self.max_entry_bytes)
         return payloads
@@ -157,9 +157,11 @@ class DiskStore(EntryStore, MovableBlocking):
         return [row[0] for row in self._select(sql, (after, *self._now()))]
 
     def delete_pattern_job(self, pattern: str) -> Job:
+        glob = checked_pattern(pattern)
+
         def work(db: sqlite3.Connection) -> int:
             sql = f"SELECT key FROM entries WHERE {_MINE} AND {_LIVE}"  # noqa: S608
-            keys = [(key,) for (key,) in db.execute(sql, self._now()) if fnmatch.fnmatchcase(text_of(key), pattern)]
+            keys = [(key,) for (key,) in db.execute(sql, self._now()) if fnmatch.fnmatchcase(text_of(key), glob)]
             db.executemany("DELETE FROM entries WHERE key=?", keys)
             return len(keys)
 
@@ -206,7 +208,7 @@ class DiskStore(EntryStore, MovableBlocking):
         return bool(self._retrying(lambda: self.exists_now(key)))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        wanted = list(keys)
+        wanted = checked_keys(keys)
         found: dict[str, Any] = self._retrying(lambda: self.get_now(wanted))
         return found
 

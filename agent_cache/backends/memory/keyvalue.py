@@ -16,7 +16,7 @@ from agent_cache.backends.memory.store import EntryStore
 from agent_cache.bounds import refuse_larger
 from agent_cache.clock import nonce, seconds
 from agent_cache.errors import UnstorableResultError
-from agent_cache.policy import checked_key
+from agent_cache.policy import checked_items, checked_key, checked_keys, checked_pattern
 
 __all__ = ["KeyValueStore"]
 
@@ -44,16 +44,7 @@ class KeyValueStore(EntryStore):
         Raises:
             UnstorableResultError: the value would not come back equal, or is too large.
         """
-        stored = self._codec.freeze(value)
-        refuse_larger(stored.size, self.max_entry_bytes)
-        lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
-        with self._lock:
-            token = Token(Snapshot((), self._epoch), (), 0, 0, self._last)
-            new = NewEntry(checked_key(key), stored, lives, 0.0, _KEY_VALUE, None, ())
-            if not self._insert(self._entry_type(self, token, new, self.clock()), None):
-                raise UnstorableResultError("too_large", f"{stored.size} bytes, more than its quota has room for")
-        if self._is_to_be_swept:
-            self._ask_to_be_swept()
+        self.set_many({key: value}, ttl)
 
     def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""
@@ -70,12 +61,23 @@ class KeyValueStore(EntryStore):
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Those of ``keys`` that are there."""
         missing = object()
-        found = {key: self.get(key, missing) for key in keys}
+        found = {key: self.get(key, missing) for key in checked_keys(keys)}
         return {key: value for key, value in found.items() if value is not missing}
 
     def set_many(self, items: Mapping[str, Any], ttl: float | None = None) -> None:
-        for key, value in items.items():
-            self.set(key, value, ttl)
+        """Store copies of all of them; none where a value is refused."""
+        frozen = {key: self._codec.freeze(value) for key, value in checked_items(items).items()}
+        for stored in frozen.values():
+            refuse_larger(stored.size, self.max_entry_bytes)
+        lives = seconds(ttl, "ttl") if ttl is not None else self.default_ttl
+        with self._lock:
+            for key, stored in frozen.items():
+                token = Token(Snapshot((), self._epoch), (), 0, 0, self._last)
+                new = NewEntry(key, stored, lives, 0.0, _KEY_VALUE, None, ())
+                if not self._insert(self._entry_type(self, token, new, self.clock()), None):
+                    raise UnstorableResultError("too_large", f"{stored.size} bytes, more than its quota has room for")
+        if self._is_to_be_swept:
+            self._ask_to_be_swept()
 
     def keys(self) -> list[str]:
         with self._lock:
@@ -83,7 +85,8 @@ class KeyValueStore(EntryStore):
 
     def delete_pattern(self, pattern: str) -> int:
         """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
-        return sum(self.delete(key) for key in self.keys() if fnmatch.fnmatchcase(key, pattern))
+        glob = checked_pattern(pattern)
+        return sum(self.delete(key) for key in self.keys() if fnmatch.fnmatchcase(key, glob))
 
     def count(self) -> int:
         return len(self.keys())

@@ -124,7 +124,7 @@ def blueprint_of(url: str, given: Mapping[str, Any], client: Any) -> Blueprint:
     except ValueError as error:
         told = (
             str(error)
-            if str(error).startswith("Invalid value for")
+            if str(error).startswith(("Invalid value for", "Port out of range"))
             else "a password needs its special characters encoded"
         )
         raise ConfigurationError("url", without_password(url), f"{told}; {_FIX}") from None

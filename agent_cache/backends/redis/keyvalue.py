@@ -19,7 +19,7 @@ from agent_cache.bounds import refuse_larger
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
 from agent_cache.errors import UnstorableResultError
-from agent_cache.policy import checked_key
+from agent_cache.policy import checked_items, checked_key, checked_keys, checked_pattern
 
 __all__ = ["KeyValueSurface", "slot_of"]
 
@@ -58,7 +58,7 @@ class KeyValueSurface:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Those of ``keys`` that are there, in one round trip (on a Cluster: one per server)."""
-        wanted = [checked_key(key) for key in keys]
+        wanted = checked_keys(keys)
         found: dict[str, Any] = {}
         for asked in await self._each(wanted):
             raws = (await self._links.ask(slot_of(self._names.value(asked[0])), self._getting(asked))).values
@@ -87,8 +87,8 @@ class KeyValueSurface:
         lives = seconds(ttl, "ttl") if ttl is not None else self._default_ttl
         until: tuple[Any, ...] = () if lives is None or lives > _FOR_EVER else ("PX", max(1, round(lives * 1000)))
         payloads: dict[str, bytes] = {}
-        for key, value in items.items():
-            payload = payloads[checked_key(key)] = _CODEC.freeze(value).payload()
+        for key, value in checked_items(items).items():
+            payload = payloads[key] = _CODEC.freeze(value).payload()
             refuse_larger(len(payload), self._most)
         for key, payload in payloads.items():
             packed = payload if self._packing.least is None else await self._packing.aside(payload)
@@ -117,7 +117,8 @@ class KeyValueSurface:
 
     async def delete_pattern(self, pattern: str) -> int:
         """Remove keys matching a glob (``*``, ``?``, ``[abc]``; ``[*]`` is a literal star); returns how many."""
-        found = [key async for key in self.keys() if fnmatch.fnmatchcase(key, pattern)]
+        glob = checked_pattern(pattern)
+        found = [key async for key in self.keys() if fnmatch.fnmatchcase(key, glob)]
         return await self._unlink([self._names.value(key) for key in found])
 
     async def count(self) -> int:

@@ -31,7 +31,7 @@ from agent_cache.testing.processes.referee import Referee
 from agent_cache.testing.processes.shapes import SHAPES
 from agent_cache.testing.processes.stage import Stage
 
-__all__ = ["Options", "Report", "Run", "add_options", "main", "run"]
+__all__ = ["OPTIONS", "Options", "Report", "Run", "add_options", "main", "run"]
 
 LEAST_HIT_RATIO = 0.75
 _IDENTS = 5
@@ -413,6 +413,10 @@ async def _guarded(course: Run) -> Report:
     with contextlib.suppress(ValueError, RuntimeError):  # not the main thread
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
     return await course()
+
+
+OPTIONS = ("processes", "seconds", "faults", "every", "mix", "writes", "reads", "server", "verbose")
+"""What says nothing without ``--backend``."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
