@@ -53,6 +53,7 @@ __all__ = [
     "Served",
     "ToolPolicy",
     "adapted",
+    "decorated_kind",
     "function_identity",
     "in_session",
     "is_decorated",
@@ -510,6 +511,13 @@ def is_decorated(function: Any) -> bool:
     return bool(
         code.co_filename.startswith("<agent_cache ") or function.__globals__.get("__name__") == watched.__module__
     )
+
+
+def decorated_kind(function: Any) -> Literal["read", "write", ""]:
+    """What a decorator of this package makes of it; empty where none says: ``@watched``, or none at all."""
+    if not is_decorated(function) or function.__globals__.get("__name__") == watched.__module__:
+        return ""
+    return "read" if hasattr(function, "__agent_cache__") else "write"
 
 
 def function_identity(function: Any) -> str | None:

@@ -22,6 +22,7 @@ from agent_cache.errors import ConfigurationError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.model import Observer
 from agent_cache.notices import Notices
+from agent_cache.policy import checked_secret
 from agent_cache.recording import Recording
 from agent_cache.sampling import checked_rate
 from agent_cache.shadowing import ShadowLog
@@ -228,33 +229,33 @@ def configure(
     Raises:
         ConfigurationError: naming the parameter, the value and the fix.
     """
-    if secret is not _UNSET:
-        raw = secret.encode() if isinstance(secret, str) else (secret or b"")
-        if len(raw) > 64:
-            raise ConfigurationError("secret", "…", "give at most 64 bytes")
-        settings.secret = raw
+    key = settings.secret if secret is _UNSET else checked_secret(None if secret in ("", b"") else secret)
+    made = settings.backend if backend is _UNSET else _checked_backend(backend, key)
+    if namespace is not _UNSET and not isinstance(namespace, str):
+        raise ConfigurationError("namespace", namespace, "give a text")
+    if mode is not _UNSET and (not isinstance(mode, str) or mode not in MODES):
+        raise ConfigurationError("mode", mode, f"give one of {', '.join(map(repr, MODES))}")
+    rate = settings.verify if verify is _UNSET else checked_rate(verify)
+    listening = settings.notices.observers if observers is _UNSET else _checked_observers(observers)
+    limit = settings.default_ttl if default_ttl is _UNSET else seconds(default_ttl, "default_ttl")
+    if on_unavailable is not _UNSET and on_unavailable not in ("proceed", "refuse_writes"):
+        raise ConfigurationError("on_unavailable", on_unavailable, "give 'proceed' or 'refuse_writes'")
+    for parameter, flag in (("record_stats", record_stats), ("store_args", store_args)):
+        if flag is not _UNSET and not isinstance(flag, bool):
+            raise ConfigurationError(parameter, flag, "give True or False")
+    # all of it is right: what is wrong changes nothing
+    settings.secret, settings.verify, settings.default_ttl = key, rate, limit
+    settings.notices.observers = listening
     if backend is not _UNSET:
-        made = backend_from_url(backend, "backend", secret=settings.secret) if isinstance(backend, str) else backend
-        if made is not None and not hasattr(made, "lookup"):
-            raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend(), a URL, or None")
         settings.backend = made
         settings.forget_fallback()
     if namespace is not _UNSET:
-        if not isinstance(namespace, str):
-            raise ConfigurationError("namespace", namespace, "give a text")
         settings.namespace = namespace
     if mode is not _UNSET:
         _set_mode(mode)
     if verify is not _UNSET:
-        settings.verify = checked_rate(verify)
-        sample_hot(settings.verify)
-    if observers is not _UNSET:
-        settings.notices.observers = _checked_observers(observers)
-    if default_ttl is not _UNSET:
-        settings.default_ttl = seconds(default_ttl, "default_ttl")
+        sample_hot(rate)
     if on_unavailable is not _UNSET:
-        if on_unavailable not in ("proceed", "refuse_writes"):
-            raise ConfigurationError("on_unavailable", on_unavailable, "give 'proceed' or 'refuse_writes'")
         settings.on_unavailable = on_unavailable
     _remember(record_stats, store_args)
     settings.attend()
@@ -263,11 +264,15 @@ def configure(
     cool_all()
 
 
+def _checked_backend(backend: Any, key: bytes) -> Backend | None:
+    made: Backend | None = backend_from_url(backend, "backend", secret=key) if isinstance(backend, str) else backend
+    if made is not None and not hasattr(made, "lookup"):
+        raise ConfigurationError("backend", backend, "give a backend such as MemoryBackend(), a URL, or None")
+    return made
+
+
 def _remember(record_stats: bool, store_args: bool) -> None:
     """What is written down for people."""
-    for parameter, flag in (("record_stats", record_stats), ("store_args", store_args)):
-        if flag is not _UNSET and not isinstance(flag, bool):
-            raise ConfigurationError(parameter, flag, "give True or False")
     if store_args is not _UNSET:
         settings.store_args = store_args
     if record_stats is True:
@@ -276,9 +281,7 @@ def _remember(record_stats: bool, store_args: bool) -> None:
         recording.stop()
 
 
-def _set_mode(mode: object) -> None:
-    if mode not in MODES or not isinstance(mode, str):
-        raise ConfigurationError("mode", mode, f"give one of {', '.join(map(repr, MODES))}")
+def _set_mode(mode: str) -> None:
     if mode != "shadow":
         settings.shadow = None
     elif settings.shadow is None:
@@ -287,6 +290,8 @@ def _set_mode(mode: object) -> None:
 
 
 def _checked_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    if not isinstance(observers, Iterable):
+        raise ConfigurationError("observers", observers, "give a list of observers, such as [log]")
     given = tuple(observers)
     for observer in given:
         if not callable(getattr(observer, "on_event", None)):

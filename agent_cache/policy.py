@@ -142,6 +142,18 @@ def checked_key(key: object) -> str:
     return key
 
 
+def checked_secret(secret: object, most: int | None = 64) -> bytes:
+    """A secret as bytes; empty for None. It is never shown."""
+    try:
+        raw = b"" if secret is None else secret.encode() if isinstance(secret, str) else secret
+    except UnicodeEncodeError:  # lone surrogates
+        raw = None
+    if not isinstance(raw, bytes) or (secret is not None and not raw) or (most is not None and len(raw) > most):
+        fix = "give a text or bytes, or None" if most is None else f"give a text or 1 to {most} bytes, or None"
+        raise ConfigurationError("secret", "…", fix)
+    return raw
+
+
 def checked_keys(keys: object) -> list[str]:
     """Keys of the key-value surface: several, and not the letters of one."""
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):

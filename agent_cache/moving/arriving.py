@@ -22,10 +22,11 @@ from agent_cache.codecs import Stored, ToolCodec, codec_for
 from agent_cache.codecs.lasting import FAILURE
 from agent_cache.errors import UnstorableResultError
 from agent_cache.known import known_tool
-from agent_cache.moving.files import Incoming, checked_path, checked_secret
+from agent_cache.moving.files import Incoming, checked_path
 from agent_cache.moving.format import Record
 from agent_cache.moving.leaving import checked_namespaces
 from agent_cache.moving.reports import MoveReport
+from agent_cache.policy import checked_secret
 
 __all__ = ["RAW", "import_"]
 

@@ -17,7 +17,7 @@ from agent_cache.codecs.packed import plain
 from agent_cache.errors import ConfigurationError, ExportFileError, UnstorableResultError
 from agent_cache.moving.format import MAX_PAYLOAD, Record, Sink, Source, reading
 
-__all__ = ["Incoming", "Outgoing", "checked_path", "checked_secret"]
+__all__ = ["Incoming", "Outgoing", "checked_path"]
 
 _PORTION, _PORTION_BYTES = 64, 4 << 20
 _GZIP = b"\x1f\x8b"
@@ -35,20 +35,6 @@ def checked_path(file: object) -> Path:
     if not isinstance(file, str) or not file or "\0" in file:
         raise ConfigurationError("file", file, "give the path of a file, such as 'cache.export.gz'")
     return Path(file).expanduser().absolute()
-
-
-def checked_secret(secret: object) -> bytes:
-    """The secret as bytes.
-
-    Raises:
-        ConfigurationError: neither a text nor bytes, empty, or longer than 64 bytes.
-    """
-    if secret is None:
-        return b""
-    raw = secret.encode() if isinstance(secret, str) else secret
-    if not isinstance(raw, bytes) or not 0 < len(raw) <= 64:
-        raise ConfigurationError("secret", "…", "give a text or 1 to 64 bytes, or None")
-    return raw
 
 
 def _unpack(record: Record) -> None:

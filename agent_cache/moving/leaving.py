@@ -13,9 +13,10 @@ from typing import Any
 from agent_cache.backends.base import NEAR_COPY, Scanning, StoredEntry
 from agent_cache.clock import Clock, monotonic
 from agent_cache.errors import ConfigurationError
-from agent_cache.moving.files import Outgoing, checked_path, checked_secret
+from agent_cache.moving.files import Outgoing, checked_path
 from agent_cache.moving.format import Record
 from agent_cache.moving.reports import MoveReport
+from agent_cache.policy import checked_secret
 
 __all__ = ["checked_namespaces", "export"]
 

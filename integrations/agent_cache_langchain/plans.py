@@ -16,7 +16,15 @@ from typing import Any, NoReturn
 from langchain_core.tools import BaseTool
 
 from agent_cache import ConfigurationError
-from agent_cache.adapters import AdaptedTool, Policies, ToolPolicy, adapted, function_identity, is_decorated
+from agent_cache.adapters import (
+    AdaptedTool,
+    Policies,
+    ToolPolicy,
+    adapted,
+    decorated_kind,
+    function_identity,
+    is_decorated,
+)
 from agent_cache.config import settings
 from agent_cache_langchain.arguments import Arguments, functions_of
 
@@ -120,8 +128,11 @@ class Plans:
         policy = agreed(tool, self._policies.find(tool.name), policy_on(tool) if self._trusts else None)
         wrapped = wrapped_kind(tool)
         if wrapped is not None:
-            if policy is not None and policy.kind not in (wrapped, "other") and wrapped != "decorated":
-                conflict(tool, wrapped, policy.kind)
+            does = _decorated_as(tool) if wrapped == "decorated" else wrapped
+            # a pattern may mean other tools; what a decorator says is not taken back by one
+            means_it = wrapped != "decorated" or tool.name in set(self._policies)
+            if policy is not None and means_it and does and policy.kind not in (does, "other"):
+                conflict(tool, does, policy.kind)
             names = (tool.name, *(getattr(function, "__name__", "") for function in functions_of(tool)))
             return Plan(tool.name, wrapped, None, None, names)
         arguments = Arguments(tool)
@@ -200,6 +211,11 @@ def wrapped_kind(tool: BaseTool) -> str | None:
         if is_decorated(function):
             return "decorated"
     return None
+
+
+def _decorated_as(tool: BaseTool) -> str:
+    """What the decorators under ``@tool`` make of it; empty if none says (``@watched``)."""
+    return next((kind for function in functions_of(tool) if (kind := decorated_kind(function))), "")
 
 
 def identity_of(tool: BaseTool, shared_as: str | None) -> str | None:

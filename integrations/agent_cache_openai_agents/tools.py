@@ -221,7 +221,10 @@ def _wrapped(tool: FunctionTool, policy: ToolPolicy, backend: Backend | None) ->
     who = function_identity(function) if schema is not None else None
     parameters = json.dumps(tool.params_json_schema, sort_keys=True, default=repr)
     identity = None if who is None else f"openai-agents:{who}\0{tool.name}\0{parameters}"
-    ready = adapted(tool.name, policy, names, identity, _returns(function), provenance=True)
+    try:
+        ready = adapted(tool.name, policy, names, identity, _returns(function), provenance=True)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"policy of tool {tool.name!r}: {error.parameter}", error.value, error.fix) from None
     calls = _Calls(tool, ready, schema, backend)
     return noted(with_invoke(tool, calls.around))
 

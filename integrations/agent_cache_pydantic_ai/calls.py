@@ -127,7 +127,11 @@ class Calls:
                 known = self._what(tool.tool_def, tool)
                 policy = self._policy(name, tool.tool_def, known)
                 if policy is not None:
-                    self._adapted(name, policy, known)
+                    try:
+                        self._adapted(name, policy, known)
+                    except ConfigurationError as error:
+                        parameter = f"policy of tool {name!r}: {error.parameter}"
+                        raise ConfigurationError(parameter, error.value, error.fix) from None
                     _check_scope(name, policy, known)
 
     def release(self, ctx: RunContext[Any]) -> None:

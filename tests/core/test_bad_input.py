@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from agent_cache import (
     AgentCacheInvalidator,
     AgentCacheSession,
     ConfigurationError,
+    DiskBackend,
     MemoryBackend,
     configure,
     get_metrics,
 )
+from agent_cache.config import settings
 
 
 async def tool(user_id: str, page: int = 1) -> str:
@@ -141,12 +144,63 @@ def test_a_wrong_session(wrong: dict[str, Any], parameter: str) -> None:
         ({"backend": 5}, "backend"),
         ({"default_ttl": -1}, "default_ttl"),
         ({"on_unavailable": "panic"}, "on_unavailable"),
+        ({"observers": 5}, "observers"),
+        ({"observers": [5]}, "observers"),
+        ({"record_stats": "yes"}, "record_stats"),
+        ({"verify": 2}, "verify"),
     ],
 )
 def test_a_wrong_configuration(wrong: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configure(**wrong)
-    _said(caught.value, parameter, wrong[parameter], "give" if parameter != "backend" else "")
+    value = 5 if parameter == "observers" else wrong[parameter]
+    _said(caught.value, parameter, value, "give" if parameter not in ("backend", "observers") else "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mode": "maybe"}, {"default_ttl": -1}, {"on_unavailable": "panic"}, {"observers": 5}, {"store_args": "yes"}],
+    ids=spelt,
+)
+def test_a_wrong_configuration_changes_nothing(wrong: dict[str, Any]) -> None:
+    @AgentCache("cart")
+    def get_cart() -> int:
+        return 1
+
+    get_cart()
+    before = {name: value for name, value in vars(settings).items() if name != "notices"}
+    right: dict[str, Any] = {
+        "namespace": "n", "mode": "off", "secret": "s", "default_ttl": 5, "verify": 1.0, "backend": MemoryBackend(),
+        "on_unavailable": "refuse_writes", "store_args": True, "record_stats": True,
+    }  # fmt: skip
+    with pytest.raises(ConfigurationError):
+        configure(**{**right, **wrong})
+    assert {name: value for name, value in vars(settings).items() if name != "notices"} == before
+    get_cart()
+    assert get_metrics()["hits"] == 1  # neither off, nor another namespace, nor another store
+    configure(store_args=False)
+    get_cart()
+    assert get_metrics()["hits"] == 2
+
+
+@pytest.mark.parametrize("secret", [5, ["hunter2"], bytearray(b"hunter2"), "hunter2\ud800"], ids=spelt)
+def test_a_secret_that_is_none(secret: Any, tmp_path: Path) -> None:
+    def configured() -> None:
+        configure(secret=secret)
+
+    def on_disk() -> None:
+        DiskBackend(tmp_path / "cache.db", secret=secret)
+
+    for call in (configured, on_disk):
+        with pytest.raises(ConfigurationError, match=r"secret='…': give a text or") as caught:
+            call()
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", [5, None, b"cache.db", ""])
+def test_a_path_that_is_none(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"path={path!r}: give the path of a file")):
+        DiskBackend(path)
 
 
 def test_a_secret_is_not_shown() -> None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import pytest
 from langchain.agents import create_agent
 from langchain.tools import InjectedState
-from langchain_core.tools import StructuredTool
+from langchain_core.tools import StructuredTool, tool
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic.v1 import BaseModel as OldModel
 
-from agent_cache import AgentCacheSession, ConfigurationError
+from agent_cache import AgentCache, AgentCacheInvalidator, AgentCacheSession, ConfigurationError, watched
 from agent_cache.adapters import Policies
 from agent_cache_langchain import AgentCacheMiddleware
 from tests.langchain.conftest import ScriptedModel, Way
@@ -84,6 +84,34 @@ class TestBadInput:
         with pytest.raises(ConfigurationError, match=r"'get_order'.*tagged both 'write' and 'read'"):
             AgentCacheMiddleware(POLICIES).check(shop.tools)
         AgentCacheMiddleware(POLICIES, trust_metadata=False).check(shop.tools)
+
+    def test_tagged_otherwise_than_decorated(self) -> None:
+        @tool
+        @AgentCache("order:{order_id}")
+        def get_order(order_id: int) -> str:
+            """One order."""
+            return "paid"
+
+        @tool
+        @AgentCacheInvalidator("order:{order_id}")
+        def set_status(order_id: int) -> str:
+            """Change it."""
+            return "ok"
+
+        @tool
+        @watched
+        def look(order_id: int) -> str:
+            """Look."""
+            return "ok"
+
+        tools = [get_order, set_status, look]
+        for name, wrong, right in (("get_order", "write", "read"), ("set_status", "read", "write")):
+            policy = {"kind": wrong, "resource": "order"}
+            with pytest.raises(ConfigurationError, match=rf"'{name}'.*tagged both '{right}' and '{wrong}'"):
+                AgentCacheMiddleware({name: policy}).check(tools)
+            AgentCacheMiddleware({name: {**policy, "kind": right}}).check(tools)
+            AgentCacheMiddleware({"*": policy}).check(tools)  # a pattern means those that say nothing
+        AgentCacheMiddleware({"look": {"kind": "read", "resource": "order"}}).check(tools)
 
     def test_a_name_goes_before_a_tag(self) -> None:
         shop = Shop()

@@ -297,7 +297,7 @@ def test_what_is_wrong_is_said_before_a_run() -> None:
         return "it"
 
     helper = Agent(name="helper", model=ScriptedModel([[assistant_message("hi")]])).as_tool("helper", "Helps.")
-    with pytest.raises(ConfigurationError, match="nubmer"):
+    with pytest.raises(ConfigurationError, match=r"tool 'look': resource='it:\{nubmer\}'.*it has number"):
         cached_function_tool(look, "it:{nubmer}")
     with pytest.raises(ConfigurationError, match="FunctionTool"):
         cached_function_tool("look", "it")  # type: ignore[arg-type]

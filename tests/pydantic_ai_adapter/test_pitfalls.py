@@ -384,7 +384,10 @@ async def test_a_policy_at_the_tool() -> None:
     ("policies", "message"),
     [
         ({"get_oder": {"kind": "read", "resource": "order"}}, "there is no such tool"),
-        ({"get_order": {"kind": "read", "resource": "order:{id}"}}, "id"),
+        (
+            {"get_order": {"kind": "read", "resource": "order:{id}"}},
+            r"policy of tool 'get_order': resource='order:\{id\}'",
+        ),
         ({"get_order": {"kind": "write", "resource": "order"}}, "the tool itself says"),
         ({"decorated": {"kind": "read", "resource": "order"}}, "has a decorator"),
     ],

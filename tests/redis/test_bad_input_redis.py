@@ -42,6 +42,7 @@ SETTINGS: list[tuple[dict[str, Any], str, str]] = [
     ({"lease_wait": "never"}, "lease_wait", "'overlapped' or 'before'"),
     ({"url": "redis+cluster://localhost", "coherence": "lease"}, "coherence", "Cluster"),
     ({"secret": ""}, "secret", "1 to 64 bytes"),
+    ({"epoch": 5}, "epoch", "give a text"),
     ({"secret": "x" * 65}, "secret", "1 to 64 bytes"),
     ({"client": "redis://localhost"}, "client", "redis.asyncio.Redis"),
     ({"client": redis.Redis()}, "client", "redis.asyncio.Redis"),

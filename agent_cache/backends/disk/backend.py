@@ -23,7 +23,7 @@ from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError
 from agent_cache.moving import Movable, Targets
-from agent_cache.policy import checked_keys, checked_labels, checked_maxsize
+from agent_cache.policy import checked_keys, checked_labels, checked_maxsize, checked_secret
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
@@ -94,11 +94,9 @@ class DiskBackend(Movable):
         compress: bool | int = False,
         sweep: float | None = 60.0,
     ) -> None:
-        text = os.fspath(path)
+        text: object = os.fspath(path) if isinstance(path, os.PathLike) else path
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
             raise ConfigurationError("path", path, "give the path of a file")
-        if secret is not None and not secret:
-            raise ConfigurationError("secret", "", "give a text or bytes, or None")
         size = checked_maxsize(max_bytes, "max_bytes")
         if size is None:
             raise ConfigurationError("max_bytes", max_bytes, "give a whole number of bytes")
@@ -115,7 +113,7 @@ class DiskBackend(Movable):
             lead_lease=_positive(lead_lease, "lead_lease"),
             clock=clock,
             wall=wall,
-            secret=secret.encode() if isinstance(secret, str) else secret,
+            secret=checked_secret(secret, most=None) or None,
         )
         self._store.twin = DiskBackend.over
         self._store.default_ttl = seconds(default_ttl, "default_ttl")

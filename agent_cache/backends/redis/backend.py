@@ -64,7 +64,7 @@ from agent_cache.clock import nonce, seconds, uptime
 from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, ConfigurationError, UnstorableResultError
 from agent_cache.moving import Movable, MovableFace, Targets
-from agent_cache.policy import checked_labels
+from agent_cache.policy import checked_labels, checked_secret
 from agent_cache.recorded import StatsRow
 from agent_cache.tags import Chain, Tag
 
@@ -243,9 +243,11 @@ class RedisBackend(KeyValueSurface, Movable):
         blueprint = blueprint_of(url, given, client)
         if blueprint.kind == "cluster" and coherence == "lease":
             raise ConfigurationError("coherence", coherence, "a Redis Cluster has 'strict' only in this version")
-        self._seal = secret.encode() if isinstance(secret, str) else secret
-        if self._seal is not None and not (isinstance(self._seal, bytes) and 0 < len(self._seal) <= 64):
-            raise ConfigurationError("secret", "…", "give 1 to 64 bytes")
+        self._seal = checked_secret(secret) or None
+        if epoch is not None and not isinstance(epoch, str):
+            raise ConfigurationError(
+                "epoch", epoch, "give a text, another one whenever data may have been lost, or None"
+            )
         self.max_ttl = _positive(max_ttl, "max_ttl")
         """Seconds an entry is kept at most."""
         self.max_entry_bytes = checked_entry_limit(max_entry_bytes)
