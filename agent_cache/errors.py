@@ -71,13 +71,8 @@ class UnkeyableArgumentError(AgentCacheError, TypeError):
         super().__init__(f"argument {path!r} cannot be part of a cache key: {why}")
 
 
-_PLAIN = (
-    "give plain values, or say the type: in the tool's return annotation (of a function too), by returns= (AsyncCache), "
-    "or with a codec="
-)
 _MENDS = {
-    "unknown_type": _PLAIN,
-    "not_faithful": _PLAIN,
+    "unknown_type": "give plain values, name the type in the return annotation (AsyncCache: returns=), or use a codec=",
     "stream": "give a list of what it yields; a def that returns a coroutine should be an async def",
     "too_deep": "give a flatter value, without cycles",
     "too_large": "give less, or allow more by max_entry_bytes=, max_bytes= or the namespace's quota",
