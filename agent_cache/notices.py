@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
+from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -15,6 +17,8 @@ __all__ = ["Notices", "shown"]
 
 log = logging.getLogger("agent_cache")
 _MAX_SAID = 10_000
+_MOST_OUTAGES, _SPAN = 5, 60.0
+"""What comes and goes is told of so many times in so many seconds."""
 
 
 def shown(value: object, most: int = 200) -> str:
@@ -34,8 +38,11 @@ class Notices:
         self.attentive = False
         """Whether anybody wants to know how a read went: an observer, or whoever verifies a sample of the hits."""
         self._said: set[Hashable] = set()
-        self.outages: dict[Hashable, object] = {}
-        """What is away now; with it what sees to it that nothing is kept here of an object that is no more."""
+        self.outages: dict[Hashable, tuple[bool, object]] = {}
+        """What is away now; with it whether that was told, and what sees to it that nothing is kept here of an object
+        that is no more."""
+        self._told: dict[Hashable, deque[float]] = {}
+        self.clock = time.monotonic
         self._lock = renewed_after_fork(self, "_lock")
 
     def once(self, key: Hashable, text: str, *arguments: Any, level: int = logging.WARNING) -> None:
@@ -47,12 +54,33 @@ class Notices:
         log.log(level, text, *arguments)
 
     def outage(self, what: Hashable, text: str, *arguments: Any, of: object = None) -> None:
-        """Log the beginning of an outage, once until it is :meth:`over`. ``of``: whose it is; it ends with that object."""
+        """Log the beginning of an outage, once until it is :meth:`over`. ``of``: whose it is; it ends with that object.
+
+        Of one that comes and goes, beginning and end are logged five times a minute at most.
+        """
         with self._lock:
             if what in self.outages or len(self.outages) >= _MAX_SAID:
                 return
-            self.outages[what] = self._until_gone(what, of)
+            times = self._times_told(what)
+            tells = len(times) < _MOST_OUTAGES
+            self.outages[what] = tells, self._until_gone(what, of)
+            if tells:
+                times.append(self.clock())
+        if not tells:
+            return
+        if len(times) == _MOST_OUTAGES:
+            text += " (this comes and goes: no more is said of it for a while)"
         log.warning(text, *arguments)
+
+    def _times_told(self, what: Hashable) -> deque[float]:
+        """When its beginnings were told lately; what was told of others long ago is forgotten here."""
+        since = self.clock() - _SPAN
+        for other, times in list(self._told.items()):
+            while times and times[0] <= since:
+                times.popleft()
+            if not times:
+                del self._told[other]
+        return self._told.setdefault(what, deque())
 
     def _until_gone(self, what: Hashable, of: object) -> object:
         outages = self.outages
@@ -64,15 +92,15 @@ class Notices:
     def over(self, what: Hashable, text: str, *arguments: Any) -> None:
         """Log its end, if it had been told of."""
         with self._lock:
-            if what not in self.outages:
-                return
-            del self.outages[what]
-        log.info(text, *arguments)
+            told, _ = self.outages.pop(what, (False, None))
+        if told:
+            log.info(text, *arguments)
 
     def forget(self) -> None:
         with self._lock:
             self._said.clear()
             self.outages.clear()
+            self._told.clear()
 
     def emit(self, view: View, resource: str, event: Event) -> None:
         """Give the event to every observer. What one raises is counted, logged once, and goes no further."""

@@ -160,8 +160,8 @@ MUTANTS = [
     mutant(
         "one attempt to begin is all that is closed",
         BACKEND,
-        'beside), b"".join(window.nonces[group.slot])',
-        "beside), window.nonces[group.slot][-1]",
+        'beside), b"".join(window.nonces[group])',
+        "beside), window.nonces[group][-1]",
         RULES,
         "carried_out_unheard",
     ),
@@ -617,6 +617,34 @@ MUTANTS = [
         "if not OUTBOX and (owed :=",
         DEBTS,
         "something_is_owed",
+    ),
+    mutant(
+        "a value that was refused is sent again",
+        "backends/redis/sizes.py",
+        "if size >= self._refused > 0 and",
+        "if size < 0 and",
+        "tests/redis/test_outages.py",
+        "keeps_nobody_else",
+    ),
+    mutant(
+        "many tags in one script",
+        "backends/redis/plans.py",
+        "MOST_AT_ONCE = 500",
+        "MOST_AT_ONCE = 50_000",
+        RULES,
+        "thousands_of_resources",
+    ),
+    mutant("looks without end", LOADS, "if looks > _MOST_LOOKS:", "if looks > 1_000:", TOLD, "not_asked_for_ever"),
+    mutant(
+        "what comes and goes is always told",
+        "notices.py",
+        "tells = len(times) <",
+        "tells = 0 <",
+        TOLD,
+        "comes_and_goes",
+    ),
+    mutant(
+        "a near copy ends an outage", ASKING, "elif not _is_near_copy(call.backend, found):", "else:", TOLD, "near_copy"
     ),
     mutant(
         "one outage for all kinds of work",

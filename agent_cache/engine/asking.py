@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_cache.backends.base import Lookup
+from agent_cache.backends.base import Backend, Found, Lookup
 from agent_cache.context import View
 from agent_cache.engine.calls import ReadCall
 from agent_cache.engine.drivers import Line
@@ -19,8 +19,13 @@ def heard(tool: ReadTool, view: View, call: ReadCall, found: Lookup | Down) -> N
     """An outage has begun, or is over. To be told of every answer that was Down, and of all while there are outages."""
     if isinstance(found, Down):
         backend_failed(view, tool.resource, call.backend, found.error, READING)
-    else:
+    elif not _is_near_copy(call.backend, found):
         backend_worked(call.backend, READING)
+
+
+def _is_near_copy(backend: Backend, found: Lookup) -> bool:
+    """Whether it may have been served without asking the store that others share: then it says nothing of that."""
+    return isinstance(found, Found) and found.near is not None and getattr(backend, "coherence", None) == "lease"
 
 
 def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lookup | Down]:

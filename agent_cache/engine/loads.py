@@ -31,6 +31,7 @@ __all__ = ["load_line"]
 _LONGEST_WAIT = 10.0  # seconds for which another process's load is waited for
 _FIRST_PAUSE = 0.004
 _MOST_REFUSALS = 2
+_MOST_LOOKS = 8  # of one load: a store that loses its tags as fast as they are made is not asked for ever
 _chance = random.Random()  # noqa: S311 - of our own: a program that seeds the common one is not to be disturbed
 _LONGEST_PAUSE = 0.05
 
@@ -81,12 +82,12 @@ def _led_load(
 def _our_turn(
     tool: ReadTool, view: View, call: ReadCall, backend: Leading, token: Token
 ) -> Line[Landed | tuple[Token | None, Lead | None]]:
-    """The lead; or what another process stored meanwhile; or, after 10 seconds, leave to load without it.
+    """The lead; or what another process stored meanwhile; or, after 10 seconds or 8 looks, leave to load without it.
 
     A token found on the way is newer than the one those who ride this flight hold, so what is loaded or found
     under it is fit for them.
     """
-    waited, pause, refusals = 0.0, _FIRST_PAUSE, 0
+    waited, pause, refusals, looks = 0.0, _FIRST_PAUSE, 0, 0
     while True:
         lead: Lead | Taken | Down = yield Claim(call, backend, token)
         if isinstance(lead, Down):
@@ -100,6 +101,9 @@ def _our_turn(
             yield Pause(delay)
             waited, pause = waited + delay, min(pause * 1.5, _LONGEST_PAUSE)
             continue
+        looks += 1
+        if looks > _MOST_LOOKS:
+            return token, None
         found: Lookup | Down = yield Ask(call, tool.codec)
         if isinstance(found, Found):
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, MemoryBackend, configure, get_metrics
-from agent_cache.backends.base import NotStoringError
+from agent_cache.backends.base import Found, NotStoringError, Taken, is_leading
 from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.engine.outages import READING, backend_failed
@@ -214,3 +215,86 @@ def test_an_outage_ends_with_its_backend(tools: Tools) -> None:
         del backend
         gc.collect()
         assert not settings.notices.outages, "nobody has to look any more who it is that answers"
+
+
+async def test_what_comes_and_goes_does_not_fill_the_log(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(settings.notices, "clock", lambda: now)
+    backend = Halved()
+    configure(backend=backend)
+
+    async def come_and_go(first: int) -> list[str]:
+        for n in range(first, first + 100, 2):
+            backend.down = {"fill"}
+            await tools.get(n)
+            backend.down.clear()
+            await tools.get(n + 1)
+        return tools.said()
+
+    once = [UNSTORED, STORED]
+    last = f"{UNSTORED} (this comes and goes: no more is said of it for a while)"
+    assert await come_and_go(0) == [*once * 4, last, STORED]
+    now = 59.0
+    assert await come_and_go(100) == []
+    now = 60.0
+    assert await come_and_go(200) == [*once * 4, last, STORED]
+    assert get_metrics()["backend_errors"] == 150, "all of them are counted"
+
+
+class Leased(MemoryBackend):
+    """Served from a near copy that is known to be current, without asking."""
+
+    in_process = False
+    coherence = "lease"
+    down = False
+
+    async def lookup(self, *args: Any) -> Any:
+        found = await super().lookup(*args)
+        if self.down and not isinstance(found, Found):
+            raise BackendError("lookup is down")
+        return found
+
+
+async def test_a_near_copy_says_nothing_of_the_far_tier(tools: Tools) -> None:
+    backend = Leased()
+    configure(backend=backend)
+    await tools.get(0)
+    backend.down = True
+    for n in range(1, 6):
+        await tools.get(n)
+        await tools.get(0)
+    assert tools.said() == [UNREAD]
+    backend.down = False
+    await tools.get(1)
+    assert tools.said() == [READ]
+
+
+class Thrashing(MemoryBackend):
+    """A shared backend that has lost the tags again before anybody can lead."""
+
+    in_process = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def lead(self, key: bytes, tags: Sequence[Any], token: Any) -> Taken:
+        self.asked += 1
+        await asyncio.sleep(0)
+        await self.move(tags, "whoever evicts")
+        return Taken(again=True)
+
+    def release(self, lead: Any) -> None:
+        raise AssertionError("nobody leads")
+
+    def abandon(self, window: Any) -> None:
+        raise AssertionError("nothing is interrupted")
+
+
+async def test_a_store_that_loses_its_tags_at_once_is_not_asked_for_ever(tools: Tools) -> None:
+    backend = Thrashing()
+    configure(backend=backend)
+    assert is_leading(backend)
+    async with asyncio.timeout(5):
+        assert await tools.get(1) == 0
+    assert 2 < backend.asked < 20

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from agent_cache import AgentCache, AgentCacheInvalidator, BackendError, ConfigurationError, configure, get_metrics
+from agent_cache import (
+    AgentCache,
+    AgentCacheInvalidator,
+    BackendError,
+    ConfigurationError,
+    UnstorableResultError,
+    configure,
+    get_metrics,
+)
 from agent_cache.backends.redis import RedisBackend
 from agent_cache.tags import write_tags
 from agent_cache.testing.servers import ClusterSetup, RedisServer
@@ -516,6 +524,71 @@ async def test_a_redis_whose_disk_is_full_is_told_of_once_and_stays_readable(
         own.cli("CONFIG", "SET", "save", "")
         await world.put()
         await world.recovered()
+
+
+async def test_a_value_that_redis_does_not_take_keeps_nobody_else_from_the_cache(
+    world: World, backend_at: BackendAt, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(config={"proto-max-bulk-len": 1 << 20}) as own:
+        backend = backend_at(own.url)
+        configure(backend=backend)
+        now = 0.0
+        backend._sizes.clock = lambda: now
+        await world.recovered()
+        text = "x" * (2 << 20)
+
+        @AgentCache("page")
+        async def page(n: int) -> str:
+            return text
+
+        async def one_of_each(first: int) -> None:
+            runs = world.runs
+            for n in range(first, first + 5):
+                assert await page(n) == text
+                assert await world.get() == world.state
+            assert world.runs == runs
+
+        await page(0)  # Redis ends the connection over it, and that is remembered
+        await world.recovered()
+        received = int(own.info("stats")["total_net_input_bytes"])
+        await one_of_each(1)
+        assert backend._links.down is None
+        assert get_metrics()["reasons"]["too_large"] == 6
+        assert get_metrics()["backend_errors"] == 0
+        assert len([text for text in said(caplog) if "not stored" in text]) == 1
+        assert int(own.info("stats")["total_net_input_bytes"]) - received < len(text), "it is not sent again"
+        own.cli("CONFIG", "SET", "proto-max-bulk-len", 512 << 20)
+        now = 60.0
+        await page(9)
+        hits = get_metrics()["hits"]
+        assert await page(9) == text
+        assert get_metrics()["hits"] == hits + 1, "tried again after a while"
+
+
+async def test_a_value_of_the_key_value_cache_that_redis_does_not_take(backend_at: BackendAt) -> None:
+    with RedisServer(config={"proto-max-bulk-len": 1 << 20}) as own:
+        backend = backend_at(own.url)
+        await backend.set("small", 1)
+        for _ in range(3):
+            with pytest.raises(UnstorableResultError, match="too_large"):
+                await backend.set("large", "x" * (2 << 20))
+            assert await backend.get("small") == 1
+        assert backend._links.down is None
+
+
+async def test_a_connection_that_is_lost_in_time_of_trouble_says_nothing_of_sizes(backend_at: BackendAt) -> None:
+    with RedisServer() as own:
+        backend = backend_at(own.url)
+        text = "x" * (1 << 20)
+        await backend.set("a", text)
+        own.kill()
+        with pytest.raises(BackendError):
+            await backend.set("a", text)
+        own.restart()
+        async with asyncio.timeout(10):
+            while backend._links.down:
+                await asyncio.sleep(0.01)
+        await backend.set("a", text)
 
 
 async def test_a_server_that_cannot_save_is_used_again_when_it_can(world: World, backend_at: BackendAt) -> None:

@@ -457,7 +457,7 @@ async def test_an_attempt_to_begin_that_was_carried_out_unheard_does_not_block_a
     line.after = lambda slot, script: script is lua.BEGIN and not line.refused
     window = await writer.begin()
     assert line.refused == [lua.BEGIN]
-    assert len(window.nonces[window.plan.home]) == 2, "each attempt has nonces of its own"
+    assert len(window.nonces[window.plan.groups[0]]) == 2, "each attempt has nonces of its own"
     record = server.cli("GET", tag_keys(writer, WRITE_CART)[0])
     assert int(record[26:30], 16) == 2, "both were carried out"
     await writer.end(window)
@@ -766,3 +766,51 @@ async def test_children_in_a_slot_without_a_window_narrow_nothing(
 
 def server_tag(server: RedisServer, backend: RedisBackend, tag: Any) -> Any:
     return read_tag(server.cli("GET", backend._names.tag(tag).key))
+
+
+# -- writes of many resources -------------------------------------------------------------------------------------------
+
+
+async def test_a_write_of_thousands_of_resources_goes_in_parts(
+    server: RedisServer, backend_at: Callable[..., RedisBackend], tap: Any
+) -> None:
+    mine, theirs = backend_at(tap.url), backend_at()
+    names = [f"r{number}" for number in range(1_500)]
+    state, some = [0], names[::499]
+    says_no_effect = True
+
+    @AgentCacheInvalidator(names, backend=mine)
+    async def put() -> None:
+        inside.append([await read() for read in reads])
+        state[0] += 1
+        if says_no_effect:
+            raise NoEffect
+
+    def reader(name: str) -> Callable[[], Awaitable[int]]:
+        @AgentCache(name, backend=theirs)
+        async def read() -> int:
+            runs.append(name)
+            return state[0]
+
+        return read
+
+    reads, runs, inside = [reader(name) for name in some], list[str](), list[list[int]]()
+    for read in (*reads, *reads):
+        await read()
+    assert runs == some
+    tap.forget()
+    with pytest.raises(NoEffect):
+        await put()
+    scripts = [command for command in tap.commands if command[0] in (b"EVALSHA", b"EVAL")]
+    assert max(int(command[2]) for command in scripts) <= 1_000
+    assert sum(int(command[2]) for command in scripts if command[0] == b"EVALSHA") >= 2 * len(names)
+    state[0], says_no_effect = 0, False
+    runs.clear()
+    assert [await read() for read in reads] == [0] * len(some)
+    assert runs == [], "each of them is put back"
+    await put()
+    assert inside[1] == [0] * len(some)
+    runs.clear()
+    assert [await read() for read in reads] == [1] * len(some), "none that was loaded inside is kept, none from before"
+    assert [await read() for read in reads] == [1] * len(some)
+    assert runs == some

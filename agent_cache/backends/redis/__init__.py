@@ -12,6 +12,7 @@ looks       the reads of one tick as one command
 stream      one connection's bytes, once redis-py has made it
 wire        one connection on one loop: what is asked in one tick travels together
 links       the wires of one backend on every loop, slots, the breaker
+sizes       values that were too large for this Redis lately
 keeper      what must go on meanwhile: renewing windows and leads, ends not delivered
 bus         word of every invalidation, and proof that none is missing
 opened      entries opened lately: the same bytes are not opened again

@@ -44,7 +44,7 @@ from agent_cache.backends.redis.keyvalue import KeyValueSurface
 from agent_cache.backends.redis.links import Links, RefusedError
 from agent_cache.backends.redis.looks import Look
 from agent_cache.backends.redis.opened import Opened, Recent
-from agent_cache.backends.redis.plans import Group, Plan, Plans
+from agent_cache.backends.redis.plans import MOST_AT_ONCE, Group, Plan, Plans
 from agent_cache.backends.redis.records import (
     NONCE,
     EntryRecord,
@@ -58,6 +58,7 @@ from agent_cache.backends.redis.records import (
     version_of,
 )
 from agent_cache.backends.redis.resp import Command
+from agent_cache.backends.redis.sizes import SMALL
 from agent_cache.backends.redis.wire import Replies
 from agent_cache.bounds import checked_entry_limit, refuse_larger
 from agent_cache.clock import nonce, seconds, uptime
@@ -132,7 +133,7 @@ class Token:
 
 
 class Window:
-    """An open write window; ``nonces``: in each slot, of all attempts to open it, the one that did last."""
+    """An open write window; ``nonces``: of each group, of all attempts to open it, the one that did last."""
 
     __slots__ = ("__weakref__", "announced", "before", "closed", "due", "every", "nonces", "plan", "since", "writer")
 
@@ -141,8 +142,8 @@ class Window:
         self.writer = writer
         self.every = every
         self.due = 0.0
-        self.nonces: dict[bytes, list[bytes]] = {}
-        self.before: dict[bytes, list[bytes]] = {}
+        self.nonces: dict[Group, list[bytes]] = {}
+        self.before: dict[Group, list[bytes]] = {}
         self.closed = False
         self.since = 0.0
         """When the answer to the last change of its tags' versions came, by uptime."""
@@ -322,7 +323,7 @@ class RedisBackend(KeyValueSurface, Movable):
 
     def tag_ids(self, tags: Sequence[Tag]) -> tuple[bytes, ...]:
         """How the bus names these tags."""
-        return self._plan(tags).ids
+        return self._plans.of(tags).ids
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         """A current entry, or the token to load under, or word that a write is running."""
@@ -435,7 +436,11 @@ class RedisBackend(KeyValueSurface, Movable):
                 if lead is not None:
                     self.release(lead)
                 return False
-        filled = await self._links.ask(plan.home, [self._filling(mine, plan.at_home, key, lead, blob, kept)])
+        command = self._filling(mine, plan.at_home, key, lead, blob, kept)
+        if len(blob) <= SMALL:
+            filled = await self._links.ask(plan.home, [command])
+        else:
+            filled = await self._sizes.sent(len(blob), partial(self._links.ask, plan.home, [command]))
         return bool(filled.values[0] == 1)
 
     def _filling(self, token: Token, group: Group, key: bytes, lead: Lead | None, blob: bytes, ttl: float) -> Command:
@@ -512,7 +517,7 @@ class RedisBackend(KeyValueSurface, Movable):
         return window
 
     async def _begin_in(self, window: Window, group: Group) -> None:
-        attempts = window.nonces.setdefault(group.slot, [])
+        attempts = window.nonces.setdefault(group, [])
 
         def commands() -> list[Command]:
             attempts.append(nonce())
@@ -523,7 +528,7 @@ class RedisBackend(KeyValueSurface, Movable):
         if not isinstance(reply, list):
             raise BackendError(f"Redis at {self._links.where}: a script was answered with nonsense")
         window.announced = max(window.announced, _as_seconds(reply[0]))
-        window.before[group.slot] = [version or NO_VERSION for version in reply[1:]]
+        window.before[group] = [version or NO_VERSION for version in reply[1:]]
 
     async def _change(
         self, window: Window, group: Group, commands: Callable[[], list[Command]], patience: float
@@ -556,7 +561,7 @@ class RedisBackend(KeyValueSurface, Movable):
         for group in window.plan.groups:
             if window.closed:
                 return
-            mark = window.nonces[group.slot][-1]
+            mark = window.nonces[group][-1]
 
             def commands(group: Group = group, mark: bytes = mark) -> list[Command]:
                 return [self._opening(scripts.RENEW, window, group, mark, nonce())]
@@ -583,7 +588,7 @@ class RedisBackend(KeyValueSurface, Movable):
         mine.closed = True
         self._keeper.drop(mine)
         settle = round(self._settle * 1000) if unknown else 0
-        written = None if narrowed is None else self._plan(narrowed)
+        written = None if narrowed is None else self._plans.of(narrowed)
         how = ending(settle, mine.plan, no_effect=no_effect, narrowed=written)
         try:
             await self._close(mine, how, patience=self._patience)
@@ -604,17 +609,13 @@ class RedisBackend(KeyValueSurface, Movable):
 
     async def _close(self, window: Window, how: Ending, *, patience: float = 0.0) -> None:
         await asyncio.gather(
-            *(
-                self._end_in(window, group, how, patience)
-                for group in window.plan.groups
-                if window.nonces.get(group.slot)
-            )
+            *(self._end_in(window, group, how, patience) for group in window.plan.groups if window.nonces.get(group))
         )
 
     async def _end_in(self, window: Window, group: Group, how: Ending, patience: float) -> None:
-        before = how.restored(window.plan, group, window.before.get(group.slot, ()))
+        before = how.restored(window.plan, group, window.before.get(group, ()))
         beside, ids = how.beside.get(group.slot, ((), b""))
-        keys, marks = (*group.keys, *beside), b"".join(window.nonces[group.slot])
+        keys, marks = (*group.keys, *beside), b"".join(window.nonces[group])
         ids = self._ids(window.plan, group) + ids
         head = (scripts.END, len(keys), *keys, self._skew_ms, self._keep_ms, marks, window.writer, self._names.bus, ids)
 
@@ -727,7 +728,8 @@ class RedisBackend(KeyValueSurface, Movable):
     # -- the pieces ---------------------------------------------------------------------------------------------------
 
     def _plan(self, tags: Sequence[Tag]) -> Plan:
-        return self._plans.of(tags)
+        """Of what is written."""
+        return self._plans.of(tags) if len(tags) <= MOST_AT_ONCE else self._plans.in_parts(tags)
 
     @staticmethod
     def _ids(plan: Plan, group: Group) -> bytes:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.records import Names, opened_value, sealed_value
 from agent_cache.backends.redis.resp import Command
+from agent_cache.backends.redis.sizes import SMALL, Sizes
 from agent_cache.bounds import refuse_larger
 from agent_cache.clock import seconds
 from agent_cache.codecs import codec_for
@@ -40,6 +42,7 @@ class KeyValueSurface:
         self._seal = seal
         self._most = most
         self._packing = packing
+        self._sizes = Sizes()
         self._hits = self._misses = self._corrupt = 0
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -95,7 +98,12 @@ class KeyValueSurface:
             payloads[key] = sealed_value(self._seal, self._names.value(key), packed)
         for group in await self._each(list(payloads)):
             slot = slot_of(self._names.value(group[0]))
-            await self._links.ask(slot, [("SET", self._names.value(k), payloads[k], *until) for k in group])
+            sets = [("SET", self._names.value(k), payloads[k], *until) for k in group]
+            largest = max(len(payloads[k]) for k in group)
+            if largest <= SMALL:
+                await self._links.ask(slot, sets)
+            else:
+                await self._sizes.sent(largest, partial(self._links.ask, slot, sets))
 
     async def delete(self, key: str) -> bool:
         """Remove one key; tells whether it was there."""

@@ -6,14 +6,16 @@ What is read or written under these keys is the backend's business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent_cache.backends.redis.records import Names
 from agent_cache.tags import Tag
 
-__all__ = ["Group", "Plan", "Plans"]
+__all__ = ["MOST_AT_ONCE", "Group", "Plan", "Plans"]
 
 _MOST = 20_000
+MOST_AT_ONCE = 500
+"""Tags that one script changes; of a write with more, Redis answers others between the parts."""
 
 
 @dataclass(slots=True, eq=False)  # not frozen: one is made on every miss, and that would be five times as dear
@@ -66,6 +68,22 @@ class Plans:
                 self._made.clear()
             plan = self._made[known] = self.make(known)
         return plan
+
+    def in_parts(self, tags: Sequence[Tag]) -> Plan:
+        """A plan for writing many tags, no group with more than :data:`MOST_AT_ONCE`.
+
+        Each part is invalidated by itself, as the slots of a Cluster are: versions never repeat, so no moment is needed at
+        which all of them change.
+        """
+        whole = self.of(tags)
+        parts: list[Group] = []
+        for group in whole.groups:
+            for at in range(0, len(group.keys), MOST_AT_ONCE):
+                some = slice(at, at + MOST_AT_ONCE)
+                parts.append(
+                    Group(group.slot, group.keys[some], group.positions[some], group.bulks[some], group.together)
+                )
+        return replace(whole, groups=tuple(parts), only=parts[0] if len(parts) == 1 else None)
 
     def make(self, tags: tuple[Tag, ...]) -> Plan:
         """One that is not kept."""

@@ -39,13 +39,14 @@ class WireDownError(BackendError):
     """The connection could not be made, was lost, or said nothing in time.
 
     ``was_up``: it had worked before and was lost at once, so a new one may well work. ``is_outage``: it says something
-    about the server, not only about this one request.
+    about the server, not only about this one request. ``cut_short``: the server took the connection away from under it.
     """
 
-    def __init__(self, text: str, *, was_up: bool = False, is_outage: bool = True) -> None:
+    def __init__(self, text: str, *, was_up: bool = False, is_outage: bool = True, cut_short: bool = False) -> None:
         super().__init__(text)
         self.was_up = was_up
         self.is_outage = is_outage
+        self.cut_short = cut_short
 
 
 @dataclass(slots=True)
@@ -353,15 +354,15 @@ class Wire:
         self._stream = None
         batch = self._under_way
         if batch is not None:
-            self._fail(batch, _told(error), was_up=batch.was_up)
+            self._fail(batch, _told(error), was_up=batch.was_up, cut_short=True)
 
-    def _fail(self, batch: _Batch | None, why: str, *, was_up: bool) -> None:
+    def _fail(self, batch: _Batch | None, why: str, *, was_up: bool, cut_short: bool = False) -> None:
         """Give up the connection, and what it was asked; others have their own turn."""
         self._drop()
         self._under_way = self._sent = None
         text = why if why.startswith("Redis at ") else f"Redis at {self._where}: {why}"
         for reply in batch.waiting() if batch is not None else ():
-            reply.set_exception(WireDownError(text, was_up=was_up))
+            reply.set_exception(WireDownError(text, was_up=was_up, cut_short=cut_short))
         self._is_due = True
         self._loop.call_soon(self._start)
 
