@@ -85,7 +85,7 @@ recording = Recording(settings.default_backend, settings.notices)
 _KNOWN = (
     "this version knows memory:// (max_size, max_bytes, max_entry_bytes), disk:///path (max_bytes, max_size, "
     "max_entry_bytes, compress), redis://, rediss://, unix://, redis+cluster:// and redis+sentinel:// (prefix, coherence, "
-    "max_entry_bytes, compress; and as for disk, near: entries of the near tier, 0 for none)"
+    "outbox, max_entry_bytes, compress; and as for disk, near: entries of the near tier, 0 for none)"
 )
 
 
@@ -126,7 +126,9 @@ def backend_from_url(url: str, parameter: str = "url", *, secret: bytes = b"") -
     elif scheme in ("redis", "rediss", "unix") or scheme.partition("+")[0] in ("redis", "rediss"):
         from agent_cache.backends.redis import RedisBackend
 
-        ours: dict[str, Any] = {name: options.pop(name) for name in ("prefix", "coherence") if name in options}
+        ours: dict[str, Any] = {
+            name: options.pop(name) for name in ("prefix", "coherence", "outbox") if name in options
+        }
         if "max_entry_bytes" in options:
             ours["max_entry_bytes"] = _number(url, parameter, options.pop("max_entry_bytes"), "max_entry_bytes")
         ours["compress"] = _compress(url, parameter, options)

@@ -41,6 +41,7 @@ from agent_cache.backends.base import (
     Watching,
     Window,
 )
+from agent_cache.backends.debts import Ledger, inherit, ledger_of
 from agent_cache.backends.memory import Entry, MemoryBackend, MemoryStore
 from agent_cache.bounds import MAX_ENTRY_BYTES
 from agent_cache.clock import uptime
@@ -129,6 +130,12 @@ class TieredBackend(Movable):
         elif self._watched is not None:
             self._store.hot_clock = self._watched_clock
         _tiers.add(self)
+        inherit(self)
+
+    @property
+    def outbox(self) -> Ledger | None:
+        """Where what the far tier could not be told is noted."""
+        return ledger_of(self.far)
 
     def __repr__(self) -> str:
         return f"TieredBackend({self.near!r}, {self.far!r})"

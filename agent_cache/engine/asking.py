@@ -35,7 +35,7 @@ def ask(tool: ReadTool, view: View, call: ReadCall, token_only: bool) -> Line[Lo
             OUTBOX.send_courier(call.backend)
             view.count(tool.resource, "backend_errors", reason="undelivered")
             return Down(BackendError("an invalidation is still to be delivered"))
-        moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write")
+        moved: Moved = yield Move(call.backend, tuple(owed), "an earlier write", False)
         if moved.down is None:
             OUTBOX.delivered(call.backend, owed)
             backend_worked(call.backend, INVALIDATING)

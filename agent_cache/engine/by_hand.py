@@ -62,7 +62,7 @@ def _drop(tool: ReadTool, view: View, tags: tuple[Tag, ...]) -> Line[None]:
         moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
         if moved.down is not None:
             backend_failed(view, tool.resource, backend, moved.down.error, INVALIDATING)
-            OUTBOX.owe(backend, tags)
+            OUTBOX.owe(backend, tags, moved.down.noted)
         cancelled = cancelled or moved.cancelled
     yield from move_line(tool, view, own, tags)
     if cancelled is not None:
@@ -79,7 +79,7 @@ def move_line(tool: ReadTool, view: View, backend: Backend, tags: tuple[Tag, ...
     moved: Moved = yield Move(backend, tags, f"{tool.name}.invalidate")
     if moved.down is not None:
         backend_failed(view, tool.resource, backend, moved.down.error, INVALIDATING)
-        OUTBOX.owe(backend, tuple(tags))
+        OUTBOX.owe(backend, tags, moved.down.noted)
     else:
         backend_worked(backend, INVALIDATING)
     view.count(tool.resource, "invalidations")

@@ -16,9 +16,11 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.base import Backend, Lead, Leading, Lookup, NewEntry, Taken, Token, Window
+from agent_cache.backends.debts import ledger_of
 from agent_cache.codecs import ToolCodec
 from agent_cache.context import current_view, loading, view_var
 from agent_cache.engine.drivers import Line, drive, drive_blocking
+from agent_cache.engine.outbox import OUTBOX
 from agent_cache.engine.tools import ReadTool, WriteTool
 from agent_cache.errors import BackendError
 from agent_cache.flight import Flight, FlightTable, Landed, TaskFlight, ThreadFlight, may_wait_for
@@ -42,6 +44,7 @@ __all__ = [
     "Pause",
     "Ran",
     "Run",
+    "Strike",
     "filled",
     "join",
     "looked_up",
@@ -60,6 +63,8 @@ class Down:
 
     error: Exception
     why: str = "down"
+    noted: int | None = None
+    """Of a write: the number under which its ledger has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -377,8 +382,10 @@ class Begin:
     """
 
     backends: Sequence[Backend]
-    tags: Sequence[Tag]
+    tags: tuple[Tag, ...]
     writer: str
+    goes_on: bool = True
+    """Whether the tool runs even if a backend cannot be told: then its ledger has it before, where there is one."""
 
     async def go(self) -> list[Window | Down]:
         windows: list[Window | Down] = []
@@ -387,14 +394,21 @@ class Begin:
             if backend.in_process:  # never waits, so nothing can come in between
                 windows.append(self._begin_here(backend))
                 continue
-            window, cancelled = await _shielded(backend, partial(backend.begin, self.tags, self.writer))
+            window, cancelled = await _shielded(backend, partial(self._begin, backend))
             windows.append(window)
             stop = stop or cancelled
             if stop is not None:  # the tool will not run: nothing was written
-                opened = [(b, w) for b, w in zip(self.backends, windows, strict=False) if not isinstance(w, Down)]
-                await End(opened, unknown=False, no_effect=True).go()
+                done = list(zip(self.backends, windows, strict=False))
+                await End([(b, w) for b, w in done if not isinstance(w, Down)], unknown=False, no_effect=True).go()
+                await Strike([(b, w.noted) for b, w in done if isinstance(w, Down) and w.noted is not None]).go()
                 raise stop
         return windows
+
+    async def _begin(self, backend: Backend) -> Window | Down:
+        try:
+            return await backend.begin(self.tags, self.writer)
+        except Exception as error:  # noqa: BLE001 - as above
+            return await _noted(backend, self.tags, error) if self.goes_on else Down(error)
 
     def go_blocking(self) -> list[Window | Down]:
         return [self._begin_here(backend) for backend in self.backends]
@@ -403,7 +417,22 @@ class Begin:
         try:
             return backend.sync.begin(self.tags, self.writer)
         except Exception as error:  # noqa: BLE001 - as above
-            return Down(error)
+            return Down(error, noted=OUTBOX.begin(backend, self.tags) if self.goes_on else None)
+
+
+@dataclass(slots=True, eq=False)
+class Strike:
+    """Take back what ledgers have of a write that changed nothing."""
+
+    noted: Sequence[tuple[Backend, int]]
+
+    async def go(self) -> None:
+        if self.noted:
+            await asyncio.to_thread(self.go_blocking)
+
+    def go_blocking(self) -> None:
+        for backend, number in self.noted:
+            OUTBOX.strike(backend, number)
 
 
 @dataclass(slots=True, eq=False)
@@ -471,19 +500,34 @@ class Move:
     """Invalidate without a window. A cancellation does not interrupt it."""
 
     backend: Backend
-    tags: Sequence[Tag]
+    tags: tuple[Tag, ...]
     writer: str
+    is_owed: bool = True
+    """Whether a backend that cannot be told will be owed it: then its ledger has it, where there is one."""
 
     async def go(self) -> Moved:
-        moved, cancelled = await _shielded(self.backend, partial(self.backend.move, self.tags, self.writer))
-        return Moved(moved, cancelled)
+        return Moved(*await _shielded(self.backend, self._move))
+
+    async def _move(self) -> Down | None:
+        try:
+            await self.backend.move(self.tags, self.writer)
+        except Exception as error:  # noqa: BLE001 - as above
+            return await _noted(self.backend, self.tags, error) if self.is_owed else Down(error)
+        return None
 
     def go_blocking(self) -> Moved:
         try:
             self.backend.sync.move(self.tags, self.writer)
         except Exception as error:  # noqa: BLE001 - as above
-            return Moved(Down(error))
+            return Moved(Down(error, noted=OUTBOX.begin(self.backend, self.tags) if self.is_owed else None))
         return Moved()
+
+
+async def _noted(backend: Backend, tags: tuple[Tag, ...], error: Exception) -> Down:
+    """It could not be told, and has it in its ledger, where there is one."""
+    return Down(
+        error, noted=None if ledger_of(backend) is None else await asyncio.to_thread(OUTBOX.begin, backend, tags)
+    )
 
 
 async def _shielded(
@@ -507,4 +551,4 @@ async def _shielded(
         return Down(error), cancelled
 
 
-Effect = Ask | Claim | Pause | Fill | Flush | Run | Load | Fly | Begin | End | Move
+Effect = Ask | Claim | Pause | Fill | Flush | Run | Load | Fly | Begin | Strike | End | Move

@@ -3,7 +3,8 @@
 While a backend is owed an invalidation nothing is read from it. Whoever reads next delivers; where other processes
 share the backend a thread of its own does (:mod:`.couriers`), as soon as it is back: they must not wait for our next
 read, no read of ours for the delivery, and no other backend for this one.
-In memory only: it is lost with the process.
+In memory; of a backend that was given a file for it (``RedisBackend(outbox=...)``) in that too, so that what a process
+could not deliver is delivered by the next one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from agent_cache.backends.base import Backend, is_leading
+from agent_cache.backends.debts import DEBTS, EVERYTHING, INHERITED, Entry, Ledger, ledger_of
+from agent_cache.config import settings
 from agent_cache.engine.couriers import Couriers
 from agent_cache.engine.outages import INVALIDATING, backend_worked
+from agent_cache.errors import BackendError
 from agent_cache.locks import renewed_after_fork
 from agent_cache.policy import scopes_of_reads
 from agent_cache.tags import Tag
@@ -22,7 +26,6 @@ __all__ = ["OUTBOX", "WRITES", "LocalWrites", "Outbox"]
 
 log = logging.getLogger("agent_cache")
 _MAX_TAGS = 10_000
-_EVERYTHING: tuple[Tag, ...] = (("all", (), ()),)
 
 _NOTHING: tuple[None, dict[Tag, object]] = (None, {})
 
@@ -30,23 +33,53 @@ _NOTHING: tuple[None, dict[Tag, object]] = (None, {})
 class Outbox:
     """What is owed to each backend. Past 10,000 tags it becomes "everything"."""
 
-    def __init__(self) -> None:
+    def __init__(self, debts: dict[int, tuple[Backend, dict[Tag, object]]] | None = None) -> None:
         self._lock = renewed_after_fork(self, "_lock")
-        self.debts: dict[int, tuple[Backend, dict[Tag, object]]] = {}
+        self.debts = {} if debts is None else debts
         """By the backend's id. Empty while nothing is owed to any: each read looks."""
+        self._unwritten: dict[int, list[tuple[int | None, tuple[Tag, ...]]]] = {}
+        self._running: set[int] = set()
         self._couriers = Couriers(self._deliver, self.owes)
 
     def __bool__(self) -> bool:
         return bool(self.debts)
 
-    def owe(self, backend: Backend, tags: tuple[Tag, ...]) -> None:
+    def begin(self, backend: Backend, tags: tuple[Tag, ...]) -> int | None:
+        """A write is about to run though this backend does not know of it: the number under which that is noted in its
+        ledger, for :meth:`owe`; None where it has none, or cannot. Blocks."""
+        ledger = ledger_of(backend)
+        if ledger is None:
+            return None
+        try:
+            number = ledger.begin(tags)
+        except BackendError as error:
+            _cannot_write(ledger, error)
+            return None
+        self._running.add(number)
+        return number
+
+    def strike(self, backend: Backend, begun: int) -> None:
+        """That write changed nothing, or was not run. Blocks."""
+        self._running.discard(begun)
+        ledger = ledger_of(backend)
+        if ledger is None:
+            return
+        try:
+            ledger.strike([begun])
+        except BackendError as error:
+            _cannot_write(ledger, error)
+
+    def owe(self, backend: Backend, tags: tuple[Tag, ...], begun: int | None = None) -> None:
+        """``begun``: as what :meth:`begin` noted it."""
         with self._lock:
+            if ledger_of(backend) is not None:
+                self._unwritten.setdefault(id(backend), []).append((begun, tags))
             _, owed = self.debts.setdefault(id(backend), (backend, {}))
             debt = object()  # a new one each time: delivering an older one does not settle it
             owed.update(dict.fromkeys(tags, debt))
             if len(owed) > _MAX_TAGS:
                 owed.clear()
-                owed.update(dict.fromkeys(_EVERYTHING, debt))
+                owed.update(dict.fromkeys(EVERYTHING, debt))
         forget = getattr(backend, "forget", None)
         if forget is not None:  # what a near tier holds must not be served meanwhile
             forget(tags, "a write")
@@ -87,17 +120,54 @@ class Outbox:
 
     def _deliver(self, backend: Backend) -> bool:
         """Deliver what a shared backend is owed; False: it is still away."""
-        owed = self.owed_to(backend)
+        owed, ledger = self.owed_to(backend), ledger_of(backend)
         if not owed:
             return True
+        noted = [] if ledger is None else self._written_down(backend, ledger)
+        tags = dict.fromkeys([*owed, *(tag for entry in noted for tag in entry.tags)])
         try:
-            backend.sync.move(tuple(owed), "an earlier write")
+            backend.sync.move(tuple(tags) if len(tags) <= _MAX_TAGS else EVERYTHING, "an earlier write")
         except Exception as error:  # noqa: BLE001 - said once when it failed first; it is tried again
             log.debug("an invalidation is still not delivered: %r", error)
+            return False
+        if ledger is not None and not self._settled(ledger, noted):
             return False
         self.delivered(backend, owed)
         backend_worked(backend, INVALIDATING)
         return True
+
+    def _written_down(self, backend: Backend, ledger: Ledger) -> list[Entry]:
+        """Note what is owed and not noted yet; returns all that is noted, also by processes that are gone."""
+        try:
+            while unwritten := self._unwritten.get(id(backend)):
+                begun, tags = unwritten[0]
+                ledger.owe(tags, begun)
+                unwritten.pop(0)
+                if begun is not None:
+                    self._running.discard(begun)
+            return ledger.entries()
+        except BackendError as error:
+            _cannot_write(ledger, error)
+            return []
+
+    def _settled(self, ledger: Ledger, noted: list[Entry]) -> bool:
+        """What was delivered is struck out; False while a write whose process may be gone may still be running."""
+        try:
+            ledger.strike(entry.number for entry in noted if not entry.runs)
+        except BackendError as error:
+            _cannot_write(ledger, error)
+        if any(entry.runs and entry.number not in self._running for entry in noted):
+            return False
+        with self._lock:  # the same backend behind a tier, or before one
+            twins = [other for other, _ in self.debts.values() if ledger_of(other) is ledger]
+        for twin in twins:
+            self.delivered(twin, {tag: debt for tag, debt in self.owed_to(twin).items() if debt is INHERITED})
+        return True
+
+
+def _cannot_write(ledger: Ledger, error: BackendError) -> None:
+    key = ("outbox", repr(ledger))
+    settings.notices.once(key, "what cannot be delivered is kept in memory only: %s", error)
 
 
 class LocalWrites:
@@ -139,5 +209,5 @@ class LocalWrites:
             return self._quiet >= self._learned
 
 
-OUTBOX = Outbox()
+OUTBOX = Outbox(DEBTS)
 WRITES = LocalWrites()

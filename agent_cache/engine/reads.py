@@ -277,7 +277,7 @@ def _is_for(call: ReadCall, landed: Landed) -> bool:
 def _supersede(tool: ReadTool, call: ReadCall) -> Line[None]:
     """Before a refresh: a load that began earlier must not come after ours and undo it."""
     tag = ("any", call.chain, call_path(call.cache_key))
-    moved: Moved = yield Move(call.backend, [tag], f"{tool.name} in refresh()")
+    moved: Moved = yield Move(call.backend, (tag,), f"{tool.name} in refresh()", False)
     if moved.cancelled is not None:
         raise moved.cancelled
 

@@ -12,7 +12,7 @@ from agent_cache.context import View
 from agent_cache.engine.answers import Answer
 from agent_cache.engine.calls import WriteCall, narrowed_by, prepare_write
 from agent_cache.engine.drivers import Line
-from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run
+from agent_cache.engine.effects import Begin, Down, End, Ended, Move, Ran, Run, Strike
 from agent_cache.engine.guard import enter, key_of, react, settle
 from agent_cache.engine.links import Link, link_of
 from agent_cache.engine.outages import INVALIDATING, backend_failed, backend_worked
@@ -97,14 +97,16 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
     link: Link | None = None
     WRITES.began()
     try:
-        opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name)
+        refuses = settings.on_unavailable == "refuse_writes"
+        noted: dict[int, int | None] = {}
+        opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name, not refuses)
         for backend, window in zip(call.backends, opened, strict=True):
             if isinstance(window, Down):
-                refused = settings.on_unavailable == "refuse_writes"
-                backend_failed(view, tool.resource, backend, window.error, INVALIDATING, refused=refused)
+                backend_failed(view, tool.resource, backend, window.error, INVALIDATING, refused=refuses)
+                noted[id(backend)] = window.noted
             else:
                 windows.append((backend, window))
-        if len(windows) < len(opened) and settings.on_unavailable == "refuse_writes":
+        if noted and refuses:
             ended: Ended = yield End(windows, unknown=False, no_effect=True)
             if ended.cancelled is not None:
                 raise ended.cancelled
@@ -128,7 +130,10 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         if not no_effect:
             for backend in call.backends:
                 if backend not in told:
-                    OUTBOX.owe(backend, call.tags)  # widely: whether its window was closed is not known
+                    # widely: whether its window was closed is not known
+                    OUTBOX.owe(backend, call.tags, noted.get(id(backend)))
+        elif noted:
+            yield Strike([(b, number) for b in call.backends if (number := noted.get(id(b))) is not None])
         call.tags = narrowed or call.tags
         if ended.cancelled is not None:
             raise ended.cancelled
@@ -194,7 +199,7 @@ async def _closing(value: Awaitable[Any], call: WriteCall, view: View) -> Any:
             moved = await Move(backend, call.tags, call.tool.name).go()
             if moved.down is not None:
                 backend_failed(view, call.tool.resource, backend, moved.down.error, INVALIDATING)
-                OUTBOX.owe(backend, call.tags)
+                OUTBOX.owe(backend, call.tags, moved.down.noted)
             cancelled = cancelled or moved.cancelled
         if cancelled is not None:
             raise cancelled

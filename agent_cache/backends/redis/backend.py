@@ -31,6 +31,7 @@ from agent_cache.backends.base import (
 from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
+from agent_cache.backends.debts import Ledger, inherit
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.portal import PORTAL
@@ -196,6 +197,9 @@ class RedisBackend(KeyValueSurface, Movable):
             64 MiB. How much Redis keeps in all is its own to bound: ``maxmemory``, and ``max_ttl`` here.
         compress: True = payloads from 2 KiB on are compressed (zlib); a number = from so many bytes on. What was stored the
             other way is read all the same.
+        outbox: the path of a file of this process's host. Invalidations that cannot be delivered are noted there before the
+            write goes on, and the next backend that is made with the file delivers them before anything is read through it:
+            they outlive the process. Several processes may share it. None = they are kept in memory.
         secret: entries are authenticated and names keyed with it; else with ``configure(secret=...)`` if given.
         labels: whether entries carry their tool's name and the paths of their resources in readable form, so that they
             can be listed and exported; None = yes, unless there is a secret.
@@ -233,6 +237,7 @@ class RedisBackend(KeyValueSurface, Movable):
         labels: bool | None = None,
         max_entry_bytes: int | None = None,
         compress: bool | int = False,
+        outbox: str | os.PathLike[str] | None = None,
     ) -> None:
         if coherence not in ("strict", "lease"):
             raise ConfigurationError("coherence", coherence, "give 'strict' or 'lease'")
@@ -281,6 +286,13 @@ class RedisBackend(KeyValueSurface, Movable):
         self._keeper = Keeper(self._renew)
         self._bus: Bus | None = None
         self._face = MovableFace(self)
+        self.outbox: Ledger | None = None
+        """Where what could not be delivered is noted."""
+        if outbox is not None:
+            from agent_cache.backends.redis.ledger import LedgerFile  # SQLite, for those who ask for it
+
+            self.outbox = LedgerFile(outbox, f"{blueprint.address()} {prefix}", self._write_lease)
+        inherit(self)
         weakref.finalize(self, links.stop)
         if not _backends:
             PORTAL.at_exit(_close_all)

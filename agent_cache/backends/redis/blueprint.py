@@ -54,6 +54,10 @@ class Blueprint:
         places = ",".join(f"{host}:{port}" for host, port in self.nodes)
         return {"standalone": places, "cluster": f"cluster {places}", "sentinel": f"{self.service}@{places}"}[self.kind]
 
+    def address(self) -> str:
+        """The place with its database: two that are the same lead to the same data."""
+        return f"{self.describe()}/{self.options.get('db') or 0}"
+
     async def connection(self, address: Address | None, connect_timeout: float) -> Any:
         """A connected connection to ``address``, or where that is left open to the primary. Raises what redis-py does."""
         options = {**self.options, **_OURS, "socket_timeout": None, "socket_connect_timeout": connect_timeout}
