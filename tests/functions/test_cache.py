@@ -535,7 +535,7 @@ async def _doubled(keys: list[int]) -> list[int]:
         ({"namespace": 3}, "namespace"),
         ({"backend": "redis://"}, "backend"),
         ({"backend": MemoryBackend(), "backup": MemoryBackend()}, "backup"),
-        ({"remote_cache": MemoryBackend()}, "far"),
+        ({"remote_cache": MemoryBackend()}, "remote_cache"),
     ],
 )
 def test_bad_input_is_refused_at_construction(given: dict[str, Any], parameter: str) -> None:

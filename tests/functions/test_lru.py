@@ -331,7 +331,7 @@ def test_the_function_stays_itself() -> None:
         (lambda: AsyncLRU(skip_args=3)(_plain), "skip_args"),
         (lambda: AsyncLRU(backend=3), "backend"),  # type: ignore[arg-type]
         (lambda: AsyncLRU(backend=MemoryBackend(), remote_cache=MemoryBackend()), "remote_cache"),
-        (lambda: AsyncLRU(remote_cache=MemoryBackend()), "far"),
+        (lambda: AsyncLRU(remote_cache=MemoryBackend()), "remote_cache"),
         (lambda: AsyncLRU(_plain), "maxsize"),  # type: ignore[arg-type]
         (lambda: AsyncTTL(_plain), "time_to_live"),  # type: ignore[arg-type]
         (lambda: AsyncLRU()(3), "tool"),  # type: ignore[call-overload]
