@@ -97,6 +97,10 @@ class DiskBackend(Movable):
         text: object = os.fspath(path) if isinstance(path, os.PathLike) else path
         if not isinstance(text, str) or not text or "\0" in text or text == ":memory:":
             raise ConfigurationError("path", path, "give the path of a file")
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:
+            raise ConfigurationError("path", path, "no file can be called that; give the path of a file") from None
         size = checked_maxsize(max_bytes, "max_bytes")
         if size is None:
             raise ConfigurationError("max_bytes", max_bytes, "give a whole number of bytes")

@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from agent_cache.backends.disk import schema
+from agent_cache.backends.disk import companions, schema
 from agent_cache.backends.disk.names import Names
 from agent_cache.clock import nonce
 from agent_cache.errors import BackendError, ConfigurationError
@@ -40,6 +41,7 @@ __all__ = [
     "identity",
     "is_damage",
     "prepare",
+    "real",
     "set_aside",
     "shared_memory",
     "unfit",
@@ -59,6 +61,8 @@ _numbers = count()
 _inherited: list[Handle] = []
 _shared_memory: dict[Identity, list[tuple[int, mmap.mmap | None]]] = {}
 """``-shm`` files, opened and mapped by us. Closing one drops SQLite's locks on it, so none is while its database is open."""
+_beside: dict[Identity, tuple[bytes, bytes]] = {}
+"""Which log and index belong to what is open here, while some connection has them open."""
 HEADER = 48
 """Bytes at the beginning of that file that every commit changes."""
 _WAL_INDEX = (3007000).to_bytes(4, sys.byteorder)  # the format in which the header of that file is understood
@@ -80,11 +84,14 @@ class _Open:
     """What is left to be closed of a handle that was dropped. Kept here, so that when a cycle of garbage is collected the
     connection is not part of it and is closed before it is freed."""
 
-    __slots__ = ("handle", "identity", "pid", "unclosed")
+    __slots__ = ("handle", "has_read", "identity", "path", "pid", "unclosed")
 
-    def __init__(self, db: sqlite3.Connection, handle: ref[Handle], which: Identity) -> None:
+    def __init__(self, db: sqlite3.Connection, handle: ref[Handle], which: Identity, path: str) -> None:
+        self.path = path
         self.unclosed = [db]
         """Empty once somebody is at it."""
+        self.has_read = False
+        """So the log that it has open stays till it is closed."""
         self.handle = handle
         self.identity = which
         self.pid = os.getpid()
@@ -98,7 +105,7 @@ class Handle:
 
     __slots__ = ("__weakref__", "_number", "cursor", "db", "identity", "lock", "pid", "writes")
 
-    def __init__(self, db: sqlite3.Connection, which: Identity, *, writes: bool = False) -> None:
+    def __init__(self, db: sqlite3.Connection, which: Identity, path: str = "", *, writes: bool = False) -> None:
         self.db = db
         self.writes = writes
         """Used under :attr:`.writer.Writer.busy`; others under ``lock``."""
@@ -107,12 +114,18 @@ class Handle:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self._number = number = next(_numbers)
-        _open[number] = _Open(db, ref(self, lambda _: _close(number)), which)
+        _open[number] = _Open(db, ref(self, lambda _: _close(number)), which, path)
 
     def close(self) -> None:
         if self.pid == os.getpid():
             self.pid = -1
             _close(self._number)
+
+    def has_read(self) -> None:
+        """From now on it has the log open."""
+        mine = _open.get(self._number)
+        if mine is not None:
+            mine.has_read = True
 
     def leak(self) -> None:
         """In a forked child: never let the connection be closed, not even at exit."""
@@ -131,12 +144,18 @@ def _close(number: int) -> None:
     if mine.pid != os.getpid():
         _leak(db)
         return
+    if not any(each.has_read and each.unclosed for each in list(_open.values()) if each.identity == mine.identity):
+        _beside.pop(mine.identity, None)  # from now on the log may go
     try:
         db.close()
     except sqlite3.Error as error:
         log.debug("closing a cache file: %s", error)
     _open.pop(number, None)
-    if not _is_open_here(mine.identity) and _opening.acquire(blocking=False):  # else whoever opens something does it
+    if _is_open_here(mine.identity):
+        return
+    if mine.path:
+        companions.unmark(mine.path)
+    if _opening.acquire(blocking=False):  # else whoever opens something does it
         try:
             _let_go()
         finally:
@@ -182,6 +201,7 @@ def after_fork() -> None:
     for handle in _open_handles():
         _inherited.append(handle)
         handle.leak()
+    _beside.clear()
     _let_go()  # the child has no locks that this could drop
 
 
@@ -212,8 +232,9 @@ def shared_memory(path: str, handle: Handle) -> mmap.mmap | None:
     if mode != "wal":  # a file that was left behind: nobody writes to it
         return None
     with _opening:
+        _beside.setdefault(handle.identity, companions.numbers(real(path)))
         try:
-            head = _mapped(path + "-shm", handle.identity)
+            head = _mapped(real(path) + "-shm", handle.identity)
         except (OSError, ValueError) as error:
             log.debug("disk cache %s: %s; asking SQLite instead", path, error)
             return None
@@ -242,6 +263,11 @@ def _let_go() -> None:
             os.close(file)
 
 
+def real(path: str) -> str:
+    """Where the file is: SQLite follows links, and has its log beside what they lead to. So have we all that is ours."""
+    return os.path.realpath(path)
+
+
 def identity(path: str) -> Identity:
     """Raises Replaced where there is no file."""
     try:
@@ -257,6 +283,7 @@ def connect(path: str, which: Identity, *, writer: bool, patient: bool = False) 
     """Open what is there; never makes a file. A reader, which may be an event loop, hardly waits for who opens another.
 
     Raises:
+        Damaged: its log is not the one that belongs to what is open here already.
         Opening: it is opened by another thread; not to one who is ``patient``.
         Replaced: the file at the path is another one.
     """
@@ -267,10 +294,13 @@ def connect(path: str, which: Identity, *, writer: bool, patient: bool = False) 
         if any(handle.identity == which and handle.pid != os.getpid() for handle in _open_handles()):
             text = "it was in use when this process was forked, so its locks would not hold; fork before it is used"
             raise BackendError(f"disk cache {path}: {text}")
+        known = _beside.get(which)
+        if known is not None and known != companions.numbers(real(path)) and _beside.get(which) is known:
+            raise Damaged("its log was deleted or replaced while it was in use")
         uri = Path(path).absolute().as_uri() + "?mode=rw"
         busy = _WRITER_BUSY_MS if writer else _READER_BUSY_MS
         db = sqlite3.connect(uri, uri=True, timeout=busy / 1000, isolation_level=None, check_same_thread=False)
-        handle = Handle(db, which, writes=writer)
+        handle = Handle(db, which, real(path), writes=writer)
         try:
             if writer:
                 db.execute("PRAGMA wal_autocheckpoint=0")
@@ -280,6 +310,10 @@ def connect(path: str, which: Identity, *, writer: bool, patient: bool = False) 
                     db.execute("PRAGMA checkpoint_fullfsync=1")
             else:
                 db.execute("PRAGMA query_only=1")
+            db.execute("PRAGMA schema_version").fetchall()
+            handle.has_read()
+            if not writer:  # a writer is never alone for long
+                companions.mark(real(path))
             if identity(path) != which:
                 raise Replaced
         except BaseException:
@@ -300,11 +334,11 @@ def _turn(path: str, patience: float) -> Iterator[None]:
 
 def prepare(path: str, names: Names) -> Identity:
     """See to it that a sound file of ours is at ``path``, making or replacing it where need be."""
-    folder = Path(path).absolute().parent
+    path = real(path)
+    folder = Path(path).parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if Path(path).is_dir():
-            raise BackendError(f"disk cache {path}: it is a directory; give the path of a file")
+        _refuse_other_kinds(path)
         with _opening, _locked(path):
             for _ in range(3):
                 try:
@@ -322,6 +356,17 @@ def prepare(path: str, names: Names) -> Identity:
             raise BackendError(f"disk cache {path}: the file is replaced again and again; give it a path of its own")
     except OSError as error:
         raise BackendError(f"disk cache {path}: {error.strerror or error}; free space or make it writable") from error
+
+
+def _refuse_other_kinds(path: str) -> None:
+    """What is no file is never replaced by one."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - one number of it
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        raise BackendError(f"disk cache {path}: it is {kind}; give the path of a file")
 
 
 @contextmanager
@@ -364,6 +409,9 @@ def _existing_or_new(path: str, names: Names) -> Identity:
             )  # a copy, maybe an old one: nothing in it can be trusted to be current, nor the -wal beside it
             log.info("disk cache %s: the file was copied or restored; starting empty", path)
             return _make(path, names)
+        why = companions.lost(path)
+        if why:
+            raise Damaged(why)
     return which
 
 
@@ -483,6 +531,7 @@ def _check(path: str, which: Identity, names: Names) -> None:
 
 def set_aside(path: str, which: Identity, why: str) -> None:
     """Put a damaged file out of the way, unless somebody has done it."""
+    path = real(path)
     try:
         with _opening, _locked(path):
             if identity(path) == which:

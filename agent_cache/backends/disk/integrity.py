@@ -69,7 +69,7 @@ def _tags(db: sqlite3.Connection) -> Finding:
 
 def _aside(path: str) -> Finding:
     """A file that is found to be damaged when it is opened, or read, is set aside at once."""
-    place = Path(path)
+    place = Path(files.real(path))
     many = sum(
         1
         for each in place.parent.glob(f"{glob.escape(place.name)}.corrupt-*")

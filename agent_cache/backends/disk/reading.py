@@ -83,6 +83,8 @@ class Reading:
             handle = files.connect(self.path, ready, writer=False)
         except (Replaced, files.Opening):  # waiting is for the writer thread
             raise NotReady from None
+        except files.Damaged:
+            raise NotReady(ready) from None
         self._local.handle = handle
         self._readers.add(handle)
         return handle

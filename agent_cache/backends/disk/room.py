@@ -15,6 +15,7 @@ from agent_cache.bounds import Quota
 from agent_cache.clock import nonce
 
 __all__ = [
+    "LOG_LIMIT",
     "TAG_LIMIT",
     "can_expire",
     "cost",
@@ -32,6 +33,8 @@ __all__ = [
 TAG_LIMIT = 200_000
 _PAGE = 4_080
 _LOG_BYTES = 4 * 1024 * 1024
+LOG_LIMIT = 16 * _LOG_BYTES
+"""Bytes of the log from which on nothing is stored until it can be cut off."""
 
 
 def cost(payload: int, stamp: int) -> int:
@@ -138,16 +141,29 @@ def reap_tags(db: sqlite3.Connection, limit: int) -> int:
     return gone
 
 
-def shrink(db: sqlite3.Connection, path: str) -> None:
-    """Outside a transaction: give free pages back and copy the log into the file when it has grown."""
+def shrink(db: sqlite3.Connection, path: str) -> int:
+    """Outside a transaction: give free pages back and copy the log into the file when it has grown.
+
+    Returns the log's bytes, if it could not be cut off though it should be; else 0. ``path``: where the file really is.
+    """
     free = db.execute("PRAGMA freelist_count").fetchone()[0]
     if free > 256:
         db.execute(f"PRAGMA incremental_vacuum({min(free - 64, 2048)})").fetchall()
     try:
         size = os.stat(path + "-wal").st_size  # noqa: PTH116 - text in, number out
     except OSError:
-        return
+        return 0
     if size > _LOG_BYTES:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    if size > 4 * _LOG_BYTES:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return size if size > 4 * _LOG_BYTES and not _cut(db) else 0
+
+
+def _cut(db: sqlite3.Connection) -> bool:
+    """The log's length to nothing, unless somebody reads from it: who does is not waited for, for others wait meanwhile."""
+    patience = db.execute("PRAGMA busy_timeout").fetchone()[0]
+    db.execute("PRAGMA busy_timeout=0").fetchall()
+    try:
+        busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        db.execute(f"PRAGMA busy_timeout={int(patience)}").fetchall()
+    return not busy

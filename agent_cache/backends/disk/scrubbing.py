@@ -10,6 +10,7 @@ import glob
 import sqlite3
 from pathlib import Path
 
+from agent_cache.backends.disk import files
 from agent_cache.backends.disk.writer import Job
 
 __all__ = ["PAUSES", "aside", "cut_job", "rewrite_job"]
@@ -39,6 +40,6 @@ def cut_job() -> Job:
 
 def aside(path: str) -> dict[str, int]:
     """Damaged files that were set aside: what is in them nobody can say."""
-    place = Path(path)
+    place = Path(files.real(path))
     many = len([*place.parent.glob(f"{glob.escape(place.name)}.corrupt-*")])
     return {"set_aside": many} if many else {}

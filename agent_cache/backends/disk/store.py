@@ -41,6 +41,7 @@ __all__ = ["EntryStore"]
 log = logging.getLogger("agent_cache")
 _BATCH, _SWEEP_EVERY, _TOUCHED = 48, 10.0, 4_096
 _BEHIND = 1_024  # pending entries: then the writer thread gives way to nobody
+_CUT_AGAIN = 1.0  # seconds between tries to cut off a log that somebody reads from
 _LABELS, _RELEASES = 12, 8  # so many are made, or given back, before it does
 _PORTIONS = (16, 4, 1)
 _LABEL = MOST_BYTES + 16  # with a seal
@@ -93,6 +94,8 @@ class EntryStore(Reading):
         self._is_swept = False  # whether the sweeper knows of this store
         self._can_expire = True
         self._grudge = ""
+        self._real = self.path
+        self._log, self._cut_at = 0, 0.0
         self._writer = Writer(self.path, self)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -406,6 +409,7 @@ class EntryStore(Reading):
 
     def open_file(self) -> Identity:
         which = files.prepare(self.path, self._names)
+        self._real = files.real(self.path)
         if which != self._ready:
             try:
                 self._look_at_markers(which)
@@ -432,7 +436,7 @@ class EntryStore(Reading):
     def _be_ready(self, which: Identity) -> None:
         """On the writer thread: from now on readers may open it."""
         watch = Watch(self.path, files.connect(self.path, which, writer=False, patient=True), self.clock)
-        table, known = self._leads, self.path + "-leads"
+        table, known = self._leads, files.real(self.path) + "-leads"
         if table is None or not table.is_at(known):  # else it is kept: what was had is had still
             table = self._table_at(known)
         self._stop_watching(table)
@@ -585,7 +589,16 @@ class EntryStore(Reading):
             db.execute("BEGIN IMMEDIATE")
             self.upkeep(db)
             db.execute("COMMIT")
-        room.shrink(db, self.path)
+        if now >= self._cut_at:
+            self._log = room.shrink(db, self._real)
+            self._cut_at = now + _CUT_AGAIN if self._log else 0.0
+
+    def full(self) -> Exception | None:
+        """Why nothing may be stored for now. What is written is on the disk all the same."""
+        if self._log < room.LOG_LIMIT:
+            return None
+        fix = "end whatever keeps it open for reading (another program, or a process that was stopped)"
+        return BackendError(f"disk cache {self.path}: its log cannot be cut off while somebody reads from it; {fix}")
 
     def upkeep(self, db: sqlite3.Connection) -> None:
         """Expired entries, dead leads, tags beyond the limit; and who was used."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent_cache.backends.disk import files
 from agent_cache.backends.disk.files import Damaged, Handle, Identity, Replaced
+from agent_cache.errors import BackendError
 
 __all__ = ["Job", "Upkeep", "Writer"]
 
@@ -100,6 +101,7 @@ class Upkeep(Protocol):
     ) -> Callable[[], None] | None: ...
     def waiting(self, ids: Collection[bytes] = ()) -> bool: ...
     def backlog(self) -> bool: ...
+    def full(self) -> Exception | None: ...
     def give_up(self, error: Exception) -> None: ...
     def tidy(self, db: sqlite3.Connection, *, idle: bool) -> None: ...
 
@@ -263,6 +265,8 @@ class Writer(Executor):
             job.done = job.work(self._open().db)
             job.tell(None)
         except Exception as error:  # noqa: BLE001 - the caller gets it
+            if files.is_damage(error):
+                self._damaged(error)
             job.tell(files.explained(self._path, error))
 
     def _attempt(self, jobs: list[Job]) -> list[Job]:
@@ -343,7 +347,10 @@ class Writer(Executor):
 
     def _flush(self, *, patient: bool, ids: Collection[bytes] = ()) -> None:
         """A batch of fills. Losing one is only a miss. ``patient``: nobody waits for it."""
-        error: Exception | None = None
+        error: Exception | None = self._upkeep.full()
+        if error is not None:
+            self._upkeep.give_up(error)
+            return
         give_way = self._give_way if patient else _go_on
         for _ in range(_ROUNDS):
             try:
@@ -389,7 +396,10 @@ class Writer(Executor):
         which = self.handle.identity if self.handle is not None else None
         self.drop_handle()
         if which is not None:
-            files.set_aside(self._path, which, str(error))
+            try:
+                files.set_aside(self._path, which, str(error))
+            except BackendError as failed:  # told to whoever wants to open it
+                log.debug("%s", failed)
 
     def _tidy(self, *, idle: bool) -> None:
         if self.handle is None:
