@@ -78,7 +78,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 HOOK: Final = "__agent_cache_key__"
 
-_FIX: Final = f"add it to ignore=(…) or skip_args, or give its class {HOOK}"
+_FIX: Final = f"use a plain value (of a tool: leave it out by ignore=(…) or skip_args), or give its class {HOOK}"
 _POINTER: Final = struct.calcsize("P")
 _SHORT: Final = 128  # encodings below this length are covered by the node budget alone
 

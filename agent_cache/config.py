@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -298,4 +299,7 @@ def _checked_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     for observer in given:
         if not callable(getattr(observer, "on_event", None)):
             raise ConfigurationError("observers", observer, "each observer needs a method on_event(event)")
+        if iscoroutinefunction(observer.on_event):
+            fix = "its on_event is not awaited: make it a plain method that hands the event on"
+            raise ConfigurationError("observers", observer, fix)
     return given

@@ -202,8 +202,12 @@ class AgentCacheSession:
 
         Raises:
             AgentLoopDetectedError: the call was a loop, or the budget is used up, by ``on_loop``; see the class.
-            ConfigurationError: the session is not open, or a parameter is wrong.
+            ConfigurationError: the session has not been entered, or a parameter is wrong.
         """
+        if not isinstance(tool, str) or not tool:
+            raise ConfigurationError("tool", tool, "give the tool's name, a text")
+        if write is not None and not isinstance(write, bool):
+            raise ConfigurationError("write", write, "give True, False, or None where nobody knows")
         state = self._state()
         assert self._view is not None  # noqa: S101 - there is no state without one
         if state.lineage is not None and write is not False:

@@ -78,8 +78,15 @@ def result_data(value: Any, codec: ToolCodec) -> dict[str, Any]:
         return {"form": name, "base64": b64encode(body).decode()}
     if name == "codec":
         return {"form": name, "text": text}
-    value = json.loads(text)
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except ValueError:  # NaN and the infinities, which a line of JSON has not
+        return {"form": name, "text": text}
     return {"form": name, "value": value} if json_text(value) == text else {"form": name, "text": text}
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(word)
 
 
 def result_from(data: Mapping[str, Any], codec: ToolCodec) -> Stored:

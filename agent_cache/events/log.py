@@ -64,6 +64,8 @@ class EventLog:
             raise ConfigurationError("keep", keep, "give a whole number from 0 to 1000")
         if not isinstance(values, bool):
             raise ConfigurationError("values", values, "give True or False")
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigurationError("path", path, "give the path of a file, such as 'events.jsonl'")
         self._named = os.fspath(path)
         self._max_bytes, self._keep = max_bytes, keep
         self._lines = Lines(values=values, salt=secrets.token_bytes(16))

@@ -359,7 +359,7 @@ async def _get(key: Any, loader: Any = None, batch_loader: Any = None, ttl: Any 
     """The signature that the generated function has."""
 
 
-_get.__doc__ = AsyncCache.get.__doc__
+_get.__doc__, _get.__qualname__ = AsyncCache.get.__doc__, AsyncCache.get.__qualname__
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,36 @@ async def test_it_is_json_lines_that_people_can_read(shop: Shop, path: Path) -> 
     assert (invalidation["kind"], invalidation["tool"]) == ("invalidate", "get_cart")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+async def test_numbers_that_json_has_not_stop_no_recording(path: Path, value: float) -> None:
+    @AgentCache("n")
+    async def read(x: float) -> dict[str, list[float]]:
+        return {"x": [x, 1.5]}
+
+    @watched
+    async def look(x: float) -> float:
+        raise ValueError(x)
+
+    async def run() -> list[str]:
+        said = [repr(await read(value))]
+        with pytest.raises(ValueError, match=str(value)) as caught:
+            await look(value)
+        return [*said, repr(caught.value), repr(await read(2.0))]
+
+    async with AgentCacheSession(record=path):
+        seen = await run()
+    assert seen == [f"{{'x': [{value!r}, 1.5]}}", f"ValueError({value!r})", "{'x': [2.0, 1.5]}"]
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    for line in path.read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=refused)
+    async with AgentCacheSession(replay=path) as session:
+        assert await run() == seen
+        assert session.unplayed() == ()
+
+
 async def test_a_cassette_written_by_hand_is_one(shop: Shop, path: Path) -> None:
     path.write_text(HEADER + json.dumps(CALL) + '\n{"end":{}}\n')
     async with AgentCacheSession(replay=path):

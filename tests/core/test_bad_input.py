@@ -30,6 +30,15 @@ async def tool(user_id: str, page: int = 1) -> str:
 async def coroutine_function(*_: Any) -> Any: ...
 
 
+class Late:
+    """An observer that nobody would wait for."""
+
+    def __repr__(self) -> str:
+        return "Late()"
+
+    async def on_event(self, event: object) -> None: ...
+
+
 def key_fn(args: Any, kwargs: Any) -> Any:
     return None
 
@@ -146,6 +155,7 @@ def test_a_wrong_session(wrong: dict[str, Any], parameter: str) -> None:
         ({"on_unavailable": "panic"}, "on_unavailable"),
         ({"observers": 5}, "observers"),
         ({"observers": [5]}, "observers"),
+        ({"observers": [Late()]}, "observers"),
         ({"record_stats": "yes"}, "record_stats"),
         ({"verify": 2}, "verify"),
     ],
@@ -153,7 +163,8 @@ def test_a_wrong_session(wrong: dict[str, Any], parameter: str) -> None:
 def test_a_wrong_configuration(wrong: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configure(**wrong)
-    value = 5 if parameter == "observers" else wrong[parameter]
+    value = wrong[parameter]
+    value = value[0] if isinstance(value, list) else value
     _said(caught.value, parameter, value, "give" if parameter not in ("backend", "observers") else "")
 
 
@@ -294,3 +305,22 @@ def test_an_empty_url_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch
 
     assert (get_cart(), get_cart()) == (1, 1)
     assert get_metrics()["hits"] == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parameter"),
+    [
+        ({"tool": 5}, "tool"),
+        ({"tool": ""}, "tool"),
+        ({"write": "yes"}, "write"),
+        ({"max_tool_repeats": 0}, "max_tool_repeats"),
+        ({"loop_key": 5}, "loop_key"),
+    ],
+)
+def test_a_wrong_observation(wrong: dict[str, Any], parameter: str) -> None:
+    with AgentCacheSession() as session:
+        with pytest.raises(ConfigurationError) as caught:
+            session.observe(**{"tool": "look", **wrong})
+        _said(caught.value, parameter, wrong[parameter], "give")
+    with pytest.raises(ConfigurationError, match="has not been entered"):
+        AgentCacheSession().observe("look")

@@ -151,7 +151,9 @@ async def test_a_fill_that_is_refused_was_answered(tools: Tools) -> None:
     assert tools.said() == [STORED]
 
 
-@pytest.mark.parametrize("down", [{"begin"}, {"end"}, {"begin", "end", "move"}], ids=lambda down: "+".join(sorted(down)))
+@pytest.mark.parametrize(
+    "down", [{"begin"}, {"end"}, {"begin", "end", "move"}], ids=lambda down: "+".join(sorted(down))
+)
 async def test_invalidations_that_are_not_taken_are_told_of_once_and_delivered(tools: Tools, down: set[str]) -> None:
     backend = Halved(*down, "move")
     configure(backend=backend)

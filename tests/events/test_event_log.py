@@ -276,6 +276,8 @@ def test_bad_options_name_themselves(options: dict[str, Any], parameter: str, tm
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="path=5: give the path of a file"):
+        EventLog(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="give a file that can be written"):
         EventLog(tmp_path / "none" / "e.jsonl")
     with pytest.raises(ConfigurationError, match=r"none\.jsonl"):
