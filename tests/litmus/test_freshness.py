@@ -74,6 +74,7 @@ def test_an_unknown_rule_is_said() -> None:
         rules_of("never", 1.0, 1.0)
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("backend", "rule"),
     [

@@ -60,6 +60,7 @@ def test_processes_and_faults(name: str) -> None:
     assert sum(report.faults.values()) >= 2, str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     "name", ["lease", *(pytest.param(name, marks=pytest.mark.soak) for name in ("disk", "strict"))]
 )
@@ -110,6 +111,7 @@ def test_every_shape_of_calls_for_long(shape: str, backend: str, seed: int) -> N
 # ------------------------------------------------------------------------------------------------------------ teeth
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("cache", "broken", "how"),
     [
@@ -127,6 +129,7 @@ def test_what_each_shape_can_do_wrong_is_caught(cache: str, broken: str, how: di
     assert report.broken[broken], str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("backend", "cache"),
     [
@@ -143,16 +146,19 @@ def test_naive_caches_are_caught(backend: str, cache: str) -> None:
     assert not report.spurious, str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_invalidation_on_success_only_is_caught() -> None:
     report = _run("redis://", 1.5, cache=f"{BROKEN}:OnSuccessOnly", mix="adversarial")
     assert report.broken["C4"], str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_another_ones_answer_is_caught() -> None:
     report = _run("disk://", 1, cache=f"{BROKEN}:OneForAll", processes=2, mix="adversarial")
     assert report.broken["P3"], str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_calls_that_never_end_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "HANG", 1.0)
     monkeypatch.setattr("agent_cache.testing.processes.runner.HANG", 1.0)
@@ -160,6 +166,7 @@ def test_calls_that_never_end_are_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.hangs, str(report)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_no_cache_is_right_and_does_not_cache() -> None:
     report = _run("disk://", 1, cache="never", processes=2)
     assert (report.violations, report.spurious, report.hangs, report.stuck) == (0, 0, 0, 0), str(report)
@@ -171,6 +178,7 @@ def test_no_cache_is_right_and_does_not_cache() -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_the_command_exits_with_1_for_violations(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--backend", "redis://", "--server", "own", "--processes", "2", "--seconds", "1", "--cache", "before"]
     assert main(arguments) == 1

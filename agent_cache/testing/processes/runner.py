@@ -40,6 +40,7 @@ _STORMS = 5
 _CALLERS = 15  # in each process
 _LANDING = 0.3
 WRITES = ("all", "told")
+_WORKER = [sys.executable, "-m", "agent_cache.testing.processes.worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ class Run:
         )
         arrived = self.desk.expect(number)
         popen = subprocess.Popen(  # noqa: ASYNC220 - this very interpreter
-            [sys.executable, "-m", "agent_cache.testing.processes.worker"],
+            _WORKER,
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
