@@ -542,12 +542,16 @@ PROGRAM = textwrap.dedent("""
 class Herd:
     """Four processes with 100 callers each, on their marks."""
 
-    def __init__(self, program: Path, path: Path, hangs: str) -> None:
+    def __init__(self, warm: Any, program: Path, path: Path, hangs: str) -> None:
         program.write_text(PROGRAM)
         self.loads = Path(f"{path}.loads")
-        command = [sys.executable, str(program), str(path), hangs]
+        line = [str(program), str(path), hangs]
+        # The first is killed or stopped: it is no fork, whose stand-in alone would stop.
+        commands = [[sys.executable, *line], *[warm.command(*line, imports=["sqlite3"])] * 3]
         pipe = subprocess.PIPE
-        self.processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) for _ in range(4)]
+        self.processes = [
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) for command in commands
+        ]
         for process in self.processes:
             assert self.line(process) == "ready\n"
 
@@ -570,11 +574,11 @@ class Herd:
 
 
 @pytest.fixture
-def herd(path: Path, tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
+def herd(path: Path, warm: Any, tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
     made: list[Herd] = []
 
     def make(hangs: str) -> Herd:
-        made.append(Herd(tmp_path / "callers.py", path, hangs))
+        made.append(Herd(warm, tmp_path / "callers.py", path, hangs))
         return made[-1]
 
     yield make

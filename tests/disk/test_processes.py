@@ -53,20 +53,22 @@ for n in range(start, start + 100_000):
 """
 
 
-def _started(path: Path, number: int) -> subprocess.Popen[str]:
+def _started(warm: Any, path: Path, number: int) -> subprocess.Popen[str]:
     """A child that waits for a word before it begins: what it imports takes longer than its work."""
-    command = [sys.executable, "-c", _CHILD, str(path), str((number + 1) * 1_000_000)]
+    program = path.with_name("child.py")
+    program.write_text(_CHILD)
+    command = warm.command(str(program), str(path), str((number + 1) * 1_000_000), imports=["sqlite3"])
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _kill_repeatedly(path: Path, times: int) -> None:
+def _kill_repeatedly(warm: Any, path: Path, times: int) -> None:
     acknowledged: dict[int, int] = {}
     hits = 0
-    children = [_started(path, number) for number in range(min(3, times))]
+    children = [_started(warm, path, number) for number in range(min(3, times))]
     for round_ in range(times):
         child = children.pop(0)
         if round_ + 3 < times:
-            children.append(_started(path, round_ + 3))
+            children.append(_started(warm, path, round_ + 3))
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
@@ -96,13 +98,13 @@ def _kill_repeatedly(path: Path, times: int) -> None:
     assert hits >= times, "there was something to be stale"
 
 
-def test_killed_while_writing(path: Path) -> None:
-    _kill_repeatedly(path, 8)
+def test_killed_while_writing(warm: Any, path: Path) -> None:
+    _kill_repeatedly(warm, path, 8)
 
 
 @pytest.mark.soak
-def test_killed_while_writing_many_times(path: Path) -> None:
-    _kill_repeatedly(path, 200)
+def test_killed_while_writing_many_times(warm: Any, path: Path) -> None:
+    _kill_repeatedly(warm, path, 200)
 
 
 _EXITING = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -302,9 +301,9 @@ PROGRAM = textwrap.dedent("""
 class Herd:
     """Four processes with 100 callers each, on their marks."""
 
-    def __init__(self, program: Path, port: int, hangs: str) -> None:
+    def __init__(self, warm: Any, program: Path, port: int, hangs: str) -> None:
         program.write_text(PROGRAM)
-        command = [sys.executable, str(program), str(port), hangs]
+        command = warm.command(str(program), str(port), hangs, imports=["redis.asyncio"])
         pipe = subprocess.PIPE
         self.processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) for _ in range(4)]
         for process in self.processes:
@@ -329,11 +328,11 @@ class Herd:
 
 
 @pytest.fixture
-def herd(server: RedisServer, tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
+def herd(server: RedisServer, warm: Any, tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
     made: list[Herd] = []
 
     def make(hangs: str) -> Herd:
-        made.append(Herd(tmp_path / "callers.py", server.port, hangs))
+        made.append(Herd(warm, tmp_path / "callers.py", server.port, hangs))
         return made[-1]
 
     yield make

@@ -230,7 +230,7 @@ class Run:
             rollouts=hasattr(self.cache, "rollout"),
         )
         arrived = self.desk.expect(number)
-        popen = subprocess.Popen(  # noqa: ASYNC220 - this very interpreter
+        popen = subprocess.Popen(  # noqa: ASYNC220, S603 - this very interpreter
             _WORKER,
             stdin=subprocess.PIPE,
             start_new_session=True,
