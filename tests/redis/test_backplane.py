@@ -625,6 +625,18 @@ async def test_a_strict_writer_waits_for_readers_that_have_announced_a_lease(
     assert sum(time.slept) == pytest.approx(15 * 1.01)
 
 
+async def test_on_a_full_redis_a_strict_writer_waits_for_such_readers_too(process: Process, time: Time) -> None:
+    with RedisServer(config={"maxmemory-policy": "noeviction"}) as own:
+        writer = process(own.url)
+        await writer.end(await writer.begin())
+        own.cli("SET", "ac:lease", "7.5")
+        own.cli("CONFIG", "SET", "maxmemory", "1")
+        await writer.end(await writer.begin())
+        assert sum(time.slept) == pytest.approx(7.5 * 1.01)
+        await writer.move()
+        assert sum(time.slept) == pytest.approx(15 * 1.01)
+
+
 async def test_a_reader_announces_its_lease_before_it_relies_on_it(
     server: RedisServer, process: Process, tier_at: Callable[..., Awaitable[TieredBackend]], time: Time
 ) -> None:

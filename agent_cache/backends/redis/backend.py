@@ -12,6 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, cast
@@ -551,9 +552,12 @@ class RedisBackend(KeyValueSurface, Movable):
         except RefusedError as error:
             if error.kind != "OutOfMemoryError":
                 raise
-            said = (self._names.bus, self._ids(window.plan, group))
+            said = (self._names.bus, self._ids(window.plan, group), self._announcement())
             forget = (scripts.FORGET, len(group.keys), *group.keys, *said)
-            return await self._links.ask_patiently(group.slot, lambda: [forget], patience)
+            forgot = await self._links.ask_patiently(group.slot, lambda: [forget], patience)
+            if isinstance(forgot.values[0], list):
+                window.announced = max(window.announced, _as_seconds(forgot.values[0][0]))
+            return replace(forgot, values=[b""])
 
     def _announcement(self) -> bytes:
         return b"" if self._links.sharded else self._names.leases

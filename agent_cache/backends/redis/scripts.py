@@ -226,13 +226,14 @@ return lost
 """
 )
 
-# KEYS: tags. ARGV: 1 bus, 2 what is published. For a Redis that is full and takes no more: a tag that is lost is as good
-# as one that moved. What it cannot do is hold off fills while the tool runs: the end of the window drops those.
+# KEYS: tags. ARGV: 1 bus, 2 what is published, 3 key of the leases' announcement or ''. For a Redis that is full and takes
+# no more: a tag that is lost is as good as one that moved. What it cannot do is hold off fills while the tool runs: the
+# end of the window drops those. Replies the announcement, in a list.
 FORGET = Script.of(
     """
 for _, key in ipairs(KEYS) do redis.call('DEL', key) end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
-return ''
+return {ARGV[3] ~= '' and redis.pcall('GET', ARGV[3]) or ''}
 """
 )
 
