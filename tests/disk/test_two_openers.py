@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agent_cache.backends.base import Blocked, Missing, Same, Taken
-from agent_cache.backends.disk import leadtable
+from agent_cache.backends.disk import leadtable, room
 from agent_cache.backends.disk.leases import Those
+from agent_cache.backends.disk.writer import Job
 from agent_cache.testing import FakeClock
 from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
 
@@ -251,6 +252,54 @@ def test_reaping_tags_drops_what_depends_on_absent_ones(make: Make) -> None:
     assert two.fill("w")
     two.sync.flush()
     assert one.value() == "w"
+
+
+def test_tags_are_reaped_in_steps_and_nothing_comes_back_in_between(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody waits while it is done, so a little is done at a time; each step drops what depends on absent tags."""
+    monkeypatch.setattr(room, "_REAPED", 20)
+    one, two = make(), make()
+    one.sync.move([("any", (), ("other", str(number))) for number in range(100)], "w")
+    held, more = [], False
+    while not held or more:
+        assert two.fill("v")
+        two.sync.flush()
+        token = two.look(None).token
+        going_on = more
+        more = one.sync._do(Job(lambda db, going_on=going_on: room.reap_tags(db, 60, going_on=going_on)))
+        held.append(_rows(two))
+        assert two.value() == "-"
+        assert not two.fill("v", token)
+    assert held == [81, 61, 41, 30]
+
+
+def _rows(talk: Talk) -> int:
+    talk.sync.connect()
+    return int(talk.sync._select("SELECT count(*) FROM tags", ())[0][0])
+
+
+def test_reaping_goes_on_with_whatever_is_done_next(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_REAPED", 20)
+    talk = make()
+    talk.sync.move([("any", (), ("other", str(number))) for number in range(100)], "w")
+    talk.sync.tag_limit = 60
+    talk.sync._do(talk.sync.upkeep_job())
+    for number in range(5):
+        talk.sync.set("k", number)
+    talk.sync.close()  # the last round is over
+    assert not talk.sync._reaping
+    assert _rows(talk) == 30
+
+
+def test_a_set_of_many_tags_is_not_remembered(make: Make) -> None:
+    talk = make()
+    names = talk.sync._names
+    before = names.set_of.cache_info().currsize
+    talk.sync.move([("any", (), ("other", str(number))) for number in range(1_000)], "w")
+    assert names.set_of.cache_info().currsize == before
+    few = [("any", (), ("other", "1"))]
+    assert names.of(few) is names.of(few)
 
 
 def test_reaping_leaves_live_markers(make: Make) -> None:

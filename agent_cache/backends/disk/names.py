@@ -13,6 +13,8 @@ from agent_cache.tags import CallTags, Chain, SharedTags, Tag
 __all__ = ["GROUP", "SPACE", "Names", "TagSet", "text_key", "tool_key"]
 
 _CACHED = 8_192
+_LARGEST = 64
+"""Tags of a set that is remembered: so many sets of any size would have no bound."""
 GROUP, SPACE = 16, 8
 """Bytes of a group's name, and of the namespace before it where there is one."""
 
@@ -71,7 +73,8 @@ class Names:
         return tuple([self.tag(tag) for tag in shared.tags])
 
     def of(self, tags: Sequence[Tag]) -> TagSet:
-        return self.set_of(tags if isinstance(tags, tuple) else tuple(tags))
+        given = tags if isinstance(tags, tuple) else tuple(tags)
+        return self.set_of(given) if len(given) <= _LARGEST else self._set_of(given)
 
     def _chain(self, chain: Chain) -> bytes | None:
         return self._digest(b"chain", _encoded(chain)) if chain else None

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 TAG_LIMIT = 200_000
+_REAPED = 10_000
 _PAGE = 4_080
 _LOG_BYTES = 4 * 1024 * 1024
 LOG_LIMIT = 16 * _LOG_BYTES
@@ -129,16 +130,19 @@ def can_expire(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM entries WHERE deadline IS NOT NULL LIMIT 1").fetchone() is not None
 
 
-def reap_tags(db: sqlite3.Connection, limit: int) -> int:
-    """Forget the tags written longest ago; what depends on tags without a row is dropped with them."""
-    many = db.execute("SELECT count(*) FROM tags").fetchone()[0]
-    if many <= limit:
-        return 0
+def reap_tags(db: sqlite3.Connection, limit: int, *, going_on: bool = False) -> bool:
+    """Forget the tags written longest ago, some at a time: everybody waits meanwhile. Tells whether there are more to forget.
+
+    What depends on tags without a row is dropped with them.
+    """
+    many, enough = db.execute("SELECT count(*) FROM tags").fetchone()[0], limit // 2
+    if many <= (enough if going_on else limit):
+        return False
     oldest = "DELETE FROM tags WHERE id IN (SELECT id FROM tags WHERE id<>? AND markers IS NULL ORDER BY moved LIMIT ?)"
-    gone = db.execute(oldest, (FLOOR, many - limit // 2)).rowcount
+    gone = db.execute(oldest, (FLOOR, min(many - enough, _REAPED))).rowcount
     if gone:
         db.execute("UPDATE tags SET version=? WHERE id=?", (nonce(), FLOOR))
-    return gone
+    return bool(gone) and many - gone > enough
 
 
 def shrink(db: sqlite3.Connection, path: str) -> int:

@@ -96,6 +96,7 @@ class EntryStore(Reading):
         self._grudge = ""
         self._real = self.path
         self._log, self._cut_at = 0, 0.0
+        self._reaping = False
         self._writer = Writer(self.path, self)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -584,7 +585,7 @@ class EntryStore(Reading):
             self._is_swept = self._can_expire = True
             SWEEPER.watch(self)
         now = time.monotonic()
-        if idle or now - self._swept > _SWEEP_EVERY or len(self._touched) > _TOUCHED:
+        if idle or self._reaping or now - self._swept > _SWEEP_EVERY or len(self._touched) > _TOUCHED:
             self._swept = now
             db.execute("BEGIN IMMEDIATE")
             self.upkeep(db)
@@ -605,7 +606,7 @@ class EntryStore(Reading):
         self._touch(db)
         if self.sweep_every is not None:
             room.sweep(db, self.clock(), self.wall(), self._boot)
-        room.reap_tags(db, self.tag_limit)
+        self._reaping = room.reap_tags(db, self.tag_limit, going_on=self._reaping)
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
