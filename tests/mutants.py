@@ -619,6 +619,14 @@ MUTANTS = [
         "something_is_owed",
     ),
     mutant(
+        "replies counted after they were given away",
+        WIRE,
+        "            at = end\n",
+        "            at += looks.replies\n",
+        "tests/redis/test_round_trips.py",
+        "told_apart",
+    ),
+    mutant(
         "a value that was refused is sent again",
         "backends/redis/sizes.py",
         "if size >= self._refused > 0 and",

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent_cache import AgentCache, AgentCacheInvalidator, AgentCacheSession, MemoryBackend, configure
+from agent_cache import AgentCache, AgentCacheInvalidator, AgentCacheSession, MemoryBackend, configure, get_metrics
 from agent_cache.backends.base import Missing, NewEntry
-from agent_cache.backends.redis import RedisBackend
+from agent_cache.backends.redis import RedisBackend, looks
 from agent_cache.backends.tiered import TieredBackend
 from agent_cache.codecs import codec_for
 from agent_cache.tags import read_tags
@@ -236,3 +236,30 @@ async def test_on_a_cluster_a_hit_asks_for_each_slot_once(cluster: ClusterSetup,
     before = backend._links.round_trips
     await put_cart(1)
     assert backend._links.round_trips - before == 2
+
+
+async def _ask_user(n: int) -> int:
+    _RUNS.append(n)
+    return n
+
+
+_RUNS: list[int] = []
+
+
+@pytest.mark.parametrize("where", ["cluster", "one server"])
+async def test_reads_of_one_tick_that_ask_how_long_their_entries_live_are_told_apart(
+    cluster: ClusterSetup, server: RedisServer, backend_at: BackendAt, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several commands in one batch: on a Cluster one for each slot, elsewhere where one would have too many keys."""
+    monkeypatch.setattr(looks, "_MOST_KEYS", 20)
+    _RUNS.clear()
+    before = get_metrics()
+    for _ in range(2):  # a process of its own each time: its near tier is empty, so it asks for the payloads
+        tier = TieredBackend(MemoryBackend(), backend_at(cluster.url if where == "cluster" else server.url))
+        get = AgentCache("user:{n}", ttl=60, backend=tier)(_ask_user)
+        for _ in range(2):
+            assert await asyncio.gather(*(get(n) for n in range(30))) == list(range(30))
+            assert sorted(_RUNS) == list(range(30))
+    after = get_metrics()
+    assert after["backend_errors"] == before["backend_errors"]
+    assert after["hits"] - before["hits"] == 90

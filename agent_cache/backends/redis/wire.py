@@ -480,8 +480,9 @@ class _Sent:
         """The looks, each with its replies."""
         at = len(self._commands)
         for looks in self._looks:
-            yield looks, self.replies[at : at + looks.replies]
-            at += looks.replies
+            end = at + looks.replies  # now: who has answered has forgotten what it had asked for
+            yield looks, self.replies[at:end]
+            at = end
 
 
 def _is_no_script(reply: Any) -> bool:
