@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from agent_cache import BackendError
 from agent_cache.backends.base import Blocked, Found, Missing, NewEntry, Taken
 from agent_cache.backends.disk import DiskBackend
+from agent_cache.backends.disk.reading import Reading
 from agent_cache.tags import read_tags, write_tags
 from tests.disk.conftest import CART, CODEC, KEY, WRITE, Talk
 
@@ -372,6 +374,51 @@ def test_closing_beside_readers_harms_nobody(path: Path) -> None:
         thread.join()
     talk.sync.close()
     assert not failures
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_file_that_is_locked_for_a_moment_is_asked_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, blocking: bool
+) -> None:
+    backend = DiskBackend(path)
+    backend.sync.set_many({"a": 1, "b": 1})
+    left = 0
+    real = Reading._reader
+
+    class Locked:
+        """As SQLite says it while the last connection of another process copies its log into the file."""
+
+        def __init__(self, handle: Any) -> None:
+            self._handle = handle
+            self.cursor = self
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._handle, name)
+
+        def execute(self, *given: Any) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return self._handle.cursor.execute(*given)
+
+    monkeypatch.setattr(Reading, "_reader", lambda self: Locked(real(self)))
+
+    def get(key: str) -> Any:
+        return backend.sync.get(key) if blocking else asyncio.run(backend.get(key))
+
+    left = 1
+    assert get("a") == 1
+    assert left == 0
+    left = 1_000
+    with pytest.raises(BackendError, match="another process keeps it locked"):
+        get("b")
+    assert left == (995 if blocking else 998), "an event loop is not held up for long"
+    left = 0
+    assert get("b") == 1
+    backend.sync.close()
 
 
 def test_a_cancelled_begin_leaves_no_window_for_ever(path: Path) -> None:

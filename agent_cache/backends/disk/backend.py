@@ -15,13 +15,13 @@ from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Sto
 from agent_cache.backends.disk import figures, integrity, scanning, scrubbing
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
-from agent_cache.backends.disk.reading import NotReady
+from agent_cache.backends.disk.reading import NotReady, Rounds
 from agent_cache.backends.disk.turns import turn
 from agent_cache.backends.disk.writer import Job
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
-from agent_cache.errors import BackendError, ConfigurationError
+from agent_cache.errors import ConfigurationError
 from agent_cache.moving import Movable, Targets
 from agent_cache.policy import checked_keys, checked_labels, checked_maxsize, checked_secret
 from agent_cache.recorded import StatsRow
@@ -154,12 +154,13 @@ class DiskBackend(Movable):
         return await asyncio.get_running_loop().run_in_executor(self._store._writer, job)
 
     async def _read(self, work: Callable[[], T]) -> T:
-        for _ in range(5):
+        rounds = Rounds(self._store.path, locked=2)
+        while True:
             try:
                 return work()
             except NotReady as wanted:
+                rounds.another(wanted)
                 await self._run(self._store.ready_job(wanted))
-        raise BackendError(f"disk cache {self._store.path}: the file is replaced again and again")
 
     async def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         waiter = turn(_LOOKUP)

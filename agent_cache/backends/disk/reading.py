@@ -28,18 +28,41 @@ from agent_cache.codecs import Stored, ToolCodec
 from agent_cache.errors import BackendError, UnstorableResultError
 from agent_cache.tags import Tag
 
-__all__ = ["NotReady", "Reading"]
+__all__ = ["NotReady", "Reading", "Rounds"]
 
 _COUNTERS = ("hits", "misses", "evictions", "dropped_fills", "refused_fills", "undecodable", "forged", "lost_markers")
 
 
 class NotReady(Exception):  # noqa: N818 - a signal within this package
-    """The file has to be opened, or set aside, by the writer thread first."""
+    """The file has to be opened, or set aside, by the writer thread first. ``busy``: what to raise if that does not help."""
 
-    def __init__(self, damaged: Identity | None = None, *, foreign: bool = False) -> None:
+    def __init__(
+        self, damaged: Identity | None = None, *, foreign: bool = False, busy: Exception | None = None
+    ) -> None:
         super().__init__()
         self.damaged = damaged
         self.foreign = foreign
+        self.busy = busy
+
+
+class Rounds:
+    """How often one who found the file not ready asks again. ``locked``: how often while another connection keeps it locked;
+    each time that holds up the thread a little."""
+
+    def __init__(self, path: str, locked: int) -> None:
+        self._path = path
+        self._left = 5
+        self._locked_left = locked
+
+    def another(self, wanted: NotReady) -> None:
+        """Raises BackendError: there is none."""
+        self._left -= 1
+        self._locked_left -= wanted.busy is not None
+        if wanted.busy is not None and not (self._left and self._locked_left):
+            raise wanted.busy from None
+        if not self._left:
+            text = "the file is replaced again and again; give it a path of its own"
+            raise BackendError(f"disk cache {self._path}: {text}") from None
 
 
 class Reading:
@@ -106,7 +129,8 @@ class Reading:
         if files.is_damage(error):
             return NotReady(handle.identity if handle else self._ready)
         self._ready = None  # opened anew next time: whatever it was may be over
-        return files.explained(self.path, error)
+        told = files.explained(self.path, error)
+        return NotReady(busy=told) if files.is_busy(error) else told
 
     def _watching(self) -> Watch:
         watch = self._watch

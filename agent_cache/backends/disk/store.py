@@ -22,7 +22,7 @@ from agent_cache.backends.disk.leadtable import LeadTable
 from agent_cache.backends.disk.leases import DiskLead, DiskWindow, Held
 from agent_cache.backends.disk.names import Names, tool_key
 from agent_cache.backends.disk.pending import Row
-from agent_cache.backends.disk.reading import NotReady, Reading
+from agent_cache.backends.disk.reading import NotReady, Reading, Rounds
 from agent_cache.backends.disk.schema import delete_sql, insert_sql
 from agent_cache.backends.disk.tagrows import DiskToken, Ending
 from agent_cache.backends.disk.watch import Watch
@@ -116,12 +116,13 @@ class EntryStore(Reading):
         return Job(look, plain=True, damaged=wanted.damaged)
 
     def _retrying(self, work: Callable[[], Any]) -> Any:
-        for _ in range(5):
+        rounds = Rounds(self.path, locked=5)
+        while True:
             try:
                 return work()
             except NotReady as wanted:
+                rounds.another(wanted)
                 self._do(self.ready_job(wanted))
-        raise BackendError(f"disk cache {self.path}: the file is replaced again and again; give it a path of its own")
 
     def lookup(self, key: bytes | None, tags: Sequence[Tag], codec: ToolCodec) -> Lookup:
         found: Lookup = self._retrying(lambda: self.found_now(key, tags, codec))
