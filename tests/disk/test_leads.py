@@ -660,3 +660,23 @@ def test_a_table_that_is_closed_while_a_lead_is_given_back_fails_nobody(
     monkeypatch.setattr(one, "_set", late)
     one.drop(name(1), b"holder-one--")
     assert len(one) == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "not to be opened at first"])
+def test_a_table_that_was_lost_is_followed(make: Make, path: Path, how: str) -> None:
+    """Else the processes that had it open would load beside those that came later, for as long as they live."""
+    first = make()
+    token = first.look().token
+    if how == "deleted":
+        Path(f"{path}-leads").unlink()
+    else:
+        first.sync._leads = None
+    second = make()
+    lead = second.sync.lead(KEY, CART, token)
+    assert not isinstance(lead, Taken)
+    first.sync._swept = -1e9  # it is time to look after what else there is
+    first.sync.set("k", 1)
+    first.sync.flush()
+    assert isinstance(first.sync.lead(KEY, CART, token), Taken)
+    second.sync.release(lead)
+    assert not isinstance(first.sync.lead(KEY, CART, token), Taken)

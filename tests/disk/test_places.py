@@ -124,3 +124,19 @@ def test_nobody_is_waited_for_to_cut_the_log_off(make: Make, path: Path, monkeyp
     assert done[cut - 1] == "PRAGMA busy_timeout=0"
     assert db.execute("PRAGMA busy_timeout").fetchone()[0] == 7_000
     db.close()
+
+
+def test_each_time_that_nothing_can_be_stored_is_told_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    talk = make()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(talk.sync, "full", lambda: BackendError("no room"))
+            for number in range(3):
+                assert talk.fill("v", key=b"%d" % number)
+                talk.sync.flush()
+        assert talk.fill("v")
+        talk.sync.flush()
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told == ["no room; 1 results were not kept"] * 2

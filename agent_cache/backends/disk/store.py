@@ -451,6 +451,14 @@ class EntryStore(Reading):
             log.debug("disk cache %s: every process loads for itself: %s", self.path, error)
             return None
 
+    def _follow_table(self) -> None:
+        """To the table that others use by now, if ours was deleted; what was had through it may be had by them too."""
+        table, path = self._leads, self._real + "-leads"
+        if self._watch is not None and (table is None or not table.is_at(path)):
+            self._leads = self._table_at(path)
+            if table is not None:
+                table.close()
+
     def _stop_watching(self, keep: LeadTable | None = None) -> None:
         watch, self._watch = self._watch, None
         table, self._leads = self._leads, keep
@@ -533,6 +541,7 @@ class EntryStore(Reading):
 
         def done() -> None:
             self._pending.done(rows)
+            self._grudge = ""
             for number, row in enumerate(rows, 1):
                 if row.lead is not None:
                     self.release(row.lead)
@@ -588,6 +597,7 @@ class EntryStore(Reading):
         now = time.monotonic()
         if idle or self._reaping or now - self._swept > _SWEEP_EVERY or len(self._touched) > _TOUCHED:
             self._swept = now
+            self._follow_table()
             db.execute("BEGIN IMMEDIATE")
             self.upkeep(db)
             db.execute("COMMIT")
