@@ -225,7 +225,7 @@ class AgentCache:
     @overload
     def __call__(self, function: Callable[P, R]) -> SyncTool[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        _check_tool(function, type(self).__name__)
+        _check_tool(function, type(self).__name__, reads=True)
         return self._decorated(function, self._resource, _class_body(), None)
 
     def _decorated(
@@ -355,7 +355,7 @@ class AgentCacheInvalidator:
         self._backend = backend
 
     def __call__(self, function: F) -> F:
-        _check_tool(function, type(self).__name__)
+        _check_tool(function, type(self).__name__, reads=False)
         return self._decorated(function, current_view)
 
     def _decorated(self, function: F, view: Callable[[], View]) -> F:
@@ -551,7 +551,7 @@ def _checked_version(version: object) -> str:
     return f"\0version\0{version}"
 
 
-def _check_tool(function: object, decorator: str) -> None:
+def _check_tool(function: object, decorator: str, *, reads: bool) -> None:
     if isinstance(function, (classmethod, staticmethod)):
         kind = type(function).__name__
         raise ConfigurationError("tool", function, f"put @{kind} above @{decorator}, not below")
@@ -559,6 +559,12 @@ def _check_tool(function: object, decorator: str) -> None:
         raise ConfigurationError("tool", function, "a generator's stream cannot be cached; return a list instead")
     if not inspect.isfunction(function):
         raise ConfigurationError("tool", function, f"@{decorator} takes a def or async def function; wrap this in one")
+    made_here = function.__code__.co_filename.startswith("<agent_cache ")
+    if made_here and hasattr(function, "__agent_cache__") is not reads:  # on a hit the write would not be made
+        fix = (
+            "it has the decorators of a read and of a write; a tool that changes anything is a write, and a write only"
+        )
+        raise ConfigurationError("tool", function, fix)
 
 
 def _class_body() -> Mapping[str, Any]:

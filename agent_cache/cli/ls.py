@@ -73,7 +73,7 @@ def _show(entries: list[StoredEntry]) -> None:
         [
             entry.name[:12] if entry.is_tool else cut(entry.name, 12 if is_narrow() else 24),
             cut(entry.tool.rpartition(".")[2] or "?", 20 if is_narrow() else 40) if entry.is_tool else "(value)",
-            ", ".join(":".join(path) for path in entry.paths),
+            cut(", ".join(":".join(path) for path in entry.paths), 60),  # `show` has all of it
             *([cut(entry.arguments, 60)] if has_arguments else []),
             size(entry.size),
             age(entry.age),

@@ -68,7 +68,7 @@ class AsyncLRUInvalidator:
         self._key_fn = key_fn
 
     def __call__(self, function: F) -> F:
-        _check_tool(function, type(self).__name__)
+        _check_tool(function, type(self).__name__, reads=False)
         parameters = list(inspect.signature(function).parameters.values())
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         if self._skip_args > len(positional):

@@ -157,7 +157,7 @@ class _Decorator:
     @overload
     def __call__(self, function: Callable[P, R]) -> CachedSyncFunction[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any:
-        _check_tool(function, type(self).__name__)
+        _check_tool(function, type(self).__name__, reads=True)
         cached = Cached()
         name = f"{function.__module__}.{function.__qualname__}".translate(_IN_A_NAME)
         made = self._cache._decorated(function, name, _class_body(), cached.home)

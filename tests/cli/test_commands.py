@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from agent_cache import AgentCache, DiskBackend
 from agent_cache.backends.base import Missing
 from agent_cache.cli.chosen import paths_of, seconds_of
 from agent_cache.cli.opened import in_store
@@ -322,3 +323,20 @@ def test_a_url_says_which_option_is_wrong(query: str, said: str, tmp_path: Path)
 
 def test_a_port_that_is_none_is_not_taken_for_a_password(run: Run) -> None:
     assert "Port out of range" in run("ls", "--url", "redis://host:99999/0", code=2).output
+
+
+def test_one_long_name_does_not_fill_the_listing(run: Run, tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with DiskBackend(tmp_path / "cache.db") as disk:
+
+            @AgentCache("page:{url}", backend=disk)
+            async def page(url: str) -> int:
+                return 1
+
+            await page("x" * 5_000)
+
+    asyncio.run(fill())
+    url = f"disk://{tmp_path}/cache.db"
+    assert len(run("ls", "--url", url).output.splitlines()) < 8
+    (entry,) = _entries(run, url)
+    assert len(entry["paths"][0]) == 5_005

@@ -14,11 +14,13 @@ from agent_cache import (
     AgentCache,
     AgentCacheInvalidator,
     AgentCacheSession,
+    AsyncLRU,
     ConfigurationError,
     DiskBackend,
     MemoryBackend,
     configure,
     get_metrics,
+    watched,
 )
 from agent_cache.config import settings
 
@@ -324,3 +326,22 @@ def test_a_wrong_observation(wrong: dict[str, Any], parameter: str) -> None:
         _said(caught.value, parameter, wrong[parameter], "give")
     with pytest.raises(ConfigurationError, match="has not been entered"):
         AgentCacheSession().observe("look")
+
+
+def test_a_read_that_is_a_write_is_refused() -> None:
+    async def move(item: str) -> str:
+        return item
+
+    read, write = AgentCache("cart"), AgentCacheInvalidator("audit")
+    lru = AsyncLRU()
+    for outer, inner in ((read, write), (write, read), (lru, write), (write, lru)):
+        with pytest.raises(ConfigurationError, match="of a read and of a write"):
+            outer(inner(move))
+    write(AgentCacheInvalidator("cart")(move))  # two resources, each with what drops it
+    read(watched(move))
+
+    @functools.wraps(read(move))
+    async def beside(item: str) -> str:  # another function, that happens to look like a read
+        return item
+
+    write(beside)
