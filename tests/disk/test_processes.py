@@ -438,9 +438,12 @@ def test_a_cancelled_begin_leaves_no_window_for_ever(path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_busy_file_is_waited_for_and_then_told(path: Path) -> None:
+def test_a_busy_file_is_waited_for_and_then_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
 
+    from agent_cache.backends.disk import writer
+
+    monkeypatch.setattr(writer, "_PATIENCE", 0.3)  # two seconds, when nobody watches
     talk = Talk(DiskBackend(path))
     window = talk.begin()
     db = sqlite3.connect(path, isolation_level=None)
