@@ -149,6 +149,23 @@ async def test_while_the_breaker_is_open_a_read_opens_no_connection(
         assert backend._links.round_trips - before < 10
 
 
+async def test_nobody_asks_after_a_redis_whose_backend_was_closed(
+    backend_at: BackendAt, eventually: Eventually
+) -> None:
+    with RedisServer() as own:
+        backend = backend_at(own.url)
+        await backend.set("a", 1)
+        await backend.close()
+        own.kill()
+        with pytest.raises(BackendError):  # as what was still to be delivered when it was closed
+            await backend.get("a")
+        assert backend._links.down
+        await eventually(lambda: not backend._links._probers, "it is looked for once, and no more")
+        assert backend._links.down is None
+        own.restart()
+        assert await backend.get("a") is None, "usable again"
+
+
 async def test_a_black_hole_is_waited_for_once(world: World, backend_at: BackendAt, puppet: Puppets) -> None:
     hole = puppet(lambda command: None)
     backend = backend_at(hole.url, connect_timeout=0.2, op_timeout=0.2)

@@ -294,6 +294,8 @@ class RedisBackend(KeyValueSurface, Movable):
 
             self.outbox = LedgerFile(outbox, f"{blueprint.address()} {prefix}", self._write_lease)
         inherit(self)
+        held = weakref.ref(self)
+        links.is_idle = lambda: (backend := held()) is None or backend._is_closed
         weakref.finalize(self, links.stop)
         if not _backends:
             PORTAL.at_exit(_close_all)
@@ -320,6 +322,7 @@ class RedisBackend(KeyValueSurface, Movable):
         Raises:
             BackendError: it cannot be reached, or is not fit to be used; the text says what to do.
         """
+        self._is_closed = False
         for slot in await self._links.primaries():
             await self._links.ask_patiently(slot, lambda: [("PING",)], 0.0, wants_epoch=True)
 

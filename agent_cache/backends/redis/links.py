@@ -84,6 +84,8 @@ class Links:
         self.blueprint = blueprint
         self.where = blueprint.describe()
         self.sharded = blueprint.kind == "cluster"
+        self.is_idle: Callable[[], bool] = lambda: False
+        """Whether whose links these are was closed: what was still on its way then must not keep a probe going for ever."""
         self.round_trips = 0
         """Batches sent so far, on all loops."""
         self._connect_timeout = connect_timeout
@@ -345,8 +347,9 @@ class Links:
                 if not self.sharded or address is None or any(address == owner for _, _, owner in self._slots):
                     await self._wire(address if self.sharded else None).ask([("PING",)], wants_epoch=True)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is not well yet; it is asked again
-                self._down[address] = str(error)
-                continue
+                if not self.is_idle():
+                    self._down[address] = str(error)
+                    continue
             self._down.pop(address, None)
             self._probers.pop(address, None)
             return
