@@ -48,6 +48,7 @@ RULES = "tests/redis/test_rules.py"
 LEADS = "tests/redis/test_leads.py"
 BACKPLANE = "tests/redis/test_backplane.py"
 DEBTS = "tests/redis/test_outbox.py"
+LEDGER = "tests/redis/test_ledger.py"
 TOLD = "tests/core/test_outages.py"
 KEPT = "tests/tiered/test_kept_copies.py"
 REVIEW = "tests/redis/test_review.py"
@@ -688,6 +689,30 @@ MUTANTS = [
         "forked_child",
     ),
     mutant("an older delivery settles all", OUTBOX, "if owed.get(tag) is debt:", "if tag in owed:", DEBTS, "older_one"),
+    mutant(
+        "a file of debts that the next process does not read",
+        BACKEND,
+        "inherit(self)",
+        "pass",
+        LEDGER,
+        "killed_process",
+    ),
+    mutant(
+        "debts are noted after the tool",
+        EFFECTS,
+        "return await _noted(backend, self.tags, error) if self.goes_on else Down(error)",
+        "return Down(error)",
+        LEDGER,
+        "before_the_tool",
+    ),
+    mutant(
+        "a killed write counts as ended",
+        OUTBOX,
+        "if any(entry.runs and entry.number not in self._running for entry in noted):",
+        "if False:",
+        LEDGER,
+        "killed_process",
+    ),
     mutant("an outbox without an end", OUTBOX, "if len(owed) > _MAX_TAGS:", "if not owed:", DEBTS, "ten_thousand"),
     # -- in memory and in the process
     mutant(

@@ -76,6 +76,12 @@ def test_what_is_noted_is_there_for_the_next_one(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_it_is_on_the_disk_before_the_caller_goes_on(path: Path) -> None:
+    with LedgerFile(path, "here", 30.0)._open() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
 TEXTS = st.text(st.characters(), max_size=5)  # surrogates too
 TAGS = st.tuples(st.sampled_from(["any", "all"]), st.lists(TEXTS, max_size=3), st.lists(TEXTS, max_size=3))
 
@@ -388,6 +394,22 @@ async def test_a_tier_delivers_for_what_is_behind_it_and_the_other_way_round(
     assert far.outbox.entries() == []
 
 
+async def test_what_another_process_noted_meanwhile_is_delivered_with_our_own(
+    backend_at: Any, path: Path, away: set[Any], eventually: Eventually
+) -> None:
+    backend = impatient(backend_at(outbox=path))
+    cart = Cart(backend)
+    assert await cart.get(7) == "old"
+    gone = LedgerFile(path, backend.outbox.target, 30.0)
+    gone.owe(write_tags([("cart", "7")], ()))
+    away.add(backend)
+    await cart.put(42, "new")
+    away.clear()
+    await eventually(lambda: not OUTBOX, "delivered")
+    assert await cart.get(7) == "new"
+    assert gone.entries() == []
+
+
 async def test_where_the_file_cannot_be_written_writes_go_on_and_it_is_said_once(
     backend_at: Any, path: Path, away: set[Any], eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -417,6 +439,24 @@ async def test_the_file_that_was_deleted_is_made_anew(backend_at: Any, path: Pat
     backend.outbox.owe(CART)
     assert tags_in(backend.outbox) == [CART]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_the_doctor_says_what_waits(backend_at: Any, path: Path) -> None:
+    backend = backend_at(outbox=path)
+
+    async def said() -> tuple[str, str]:
+        finding = next(found for found in await backend.doctor() if found.check == "outbox")
+        return finding.level, finding.text
+
+    assert (await said())[0] == "ok"
+    backend.outbox.owe(CART)
+    backend.outbox.owe(CART)
+    level, text = await said()
+    assert level == "warning"
+    assert "2 invalidations" in text
+    assert str(path) in text
+    path.write_bytes(b"no database any more, and long enough to be taken for one by nobody at all")
+    assert (await said())[0] == "error"
 
 
 def test_a_url_names_it(path: Path) -> None:

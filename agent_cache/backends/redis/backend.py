@@ -39,7 +39,7 @@ from agent_cache.backends.portal import PORTAL
 from agent_cache.backends.redis import figures, integrity, scanning, scripts
 from agent_cache.backends.redis.blueprint import blueprint_of
 from agent_cache.backends.redis.bus import Bus
-from agent_cache.backends.redis.doctor import diagnose
+from agent_cache.backends.redis.doctor import diagnose, owed
 from agent_cache.backends.redis.endings import NO_VERSION, Ending, ending
 from agent_cache.backends.redis.keeper import Keeper, Kept
 from agent_cache.backends.redis.keyvalue import KeyValueSurface
@@ -729,7 +729,8 @@ class RedisBackend(KeyValueSurface, Movable):
 
     async def doctor(self) -> list[Finding]:
         """What is wrong with this Redis, and what mends it; the password is in none of it."""
-        return await diagnose(self._links, self._names, self._bus, coherence=self.coherence, lease=self.lease)
+        found = await diagnose(self._links, self._names, self._bus, coherence=self.coherence, lease=self.lease)
+        return found if self.outbox is None else [*found, await asyncio.to_thread(owed, self.outbox)]
 
     def listen(self, heard: Callable[[Sequence[bytes]], None], lost: Callable[[], None]) -> Bus:
         """Hear of every invalidation from now on: the tags' ids, or that some may have been missed.

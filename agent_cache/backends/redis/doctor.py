@@ -15,10 +15,11 @@ from agent_cache.clock import uptime
 from agent_cache.errors import BackendError
 
 if TYPE_CHECKING:
+    from agent_cache.backends.debts import Ledger
     from agent_cache.backends.redis.links import Links
     from agent_cache.backends.redis.records import Names
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "owed"]
 
 _LISTENING = 3.0  # seconds in which an ear has to have its first proof
 _APART = 5.0  # seconds by which two clocks may differ before ages look odd
@@ -49,6 +50,20 @@ async def diagnose(links: Links, names: Names, bus: Bus | None, *, coherence: st
     if coherence == "lease":
         found.append(_ear(bus) if bus is not None else await _tried(Bus(links.blueprint, names, lease)))
     return found
+
+
+def owed(ledger: Ledger) -> Finding:
+    """What waits in the file of what could not be delivered. Blocks."""
+    try:
+        many = len(ledger.entries())
+    except BackendError as error:
+        return Finding("error", "outbox", str(error), "make it readable and writable, or give another path")
+    if not many:
+        return Finding("ok", "outbox", f"{ledger!r}: nothing waits")
+    fix = "they are delivered by the next process that uses this backend; or by this one, once Redis answers"
+    return Finding(
+        "warning", "outbox", f"{ledger!r}: {many} invalidation{'s' if many > 1 else ''} to be delivered", fix
+    )
 
 
 async def _tried(bus: Bus) -> Finding:
