@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_cache import AgentCache, DiskBackend
+from agent_cache import AgentCache, BackendError, DiskBackend
 from agent_cache.backends.disk.store import EntryStore
 from agent_cache.backends.disk.turns import turn
 
@@ -157,3 +157,20 @@ def test_a_loop_waits_for_no_other_and_is_not_held() -> None:
     gc.collect()
     assert loop() is None
     asyncio.run(second())
+
+
+async def test_a_fill_that_fails_while_its_caller_is_cancelled_does_not_hide_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> bool:
+        raise BackendError("the disk is gone")
+
+    monkeypatch.setattr(EntryStore, "fill_now", refused)
+    async with DiskBackend(tmp_path / "cache.db") as backend:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nothing: Any = None
+        filling = asyncio.ensure_future(backend._waited(waiter, nothing, nothing, None))
+        await asyncio.sleep(0)
+        filling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await filling

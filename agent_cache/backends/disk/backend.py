@@ -21,7 +21,7 @@ from agent_cache.backends.disk.writer import Job
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
 from agent_cache.codecs import ToolCodec
-from agent_cache.errors import ConfigurationError
+from agent_cache.errors import AgentCacheError, ConfigurationError
 from agent_cache.moving import Movable, Targets
 from agent_cache.policy import checked_keys, checked_labels, checked_maxsize, checked_secret
 from agent_cache.recorded import StatsRow
@@ -200,7 +200,7 @@ class DiskBackend(Movable):
         try:
             await waiter
         except asyncio.CancelledError:  # nobody waits for it any more, but the tool has answered
-            with suppress(NotReady):
+            with suppress(NotReady, AgentCacheError):  # nor is told why not
                 self._store.fill_now(token, entry, packed)
             raise
 
