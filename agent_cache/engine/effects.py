@@ -428,7 +428,8 @@ class Strike:
 
     async def go(self) -> None:
         if self.noted:
-            await asyncio.to_thread(self.go_blocking)
+            with suppress(RuntimeError):  # no more threads, the loop ends: then it is delivered for nothing
+                await asyncio.to_thread(self.go_blocking)
 
     def go_blocking(self) -> None:
         for backend, number in self.noted:

@@ -39,6 +39,8 @@ class Outbox:
         """By the backend's id. Empty while nothing is owed to any: each read looks."""
         self._unwritten: dict[int, list[tuple[int | None, tuple[Tag, ...]]]] = {}
         self._running: set[int] = set()
+        self._awaited: dict[int, set[int]] = {}
+        """By the backend's id: writes of other processes that ran when it could be told first."""
         self._couriers = Couriers(self._deliver, self.owes)
 
     def __bool__(self) -> bool:
@@ -73,7 +75,10 @@ class Outbox:
         """``begun``: as what :meth:`begin` noted it."""
         with self._lock:
             if ledger_of(backend) is not None:
-                self._unwritten.setdefault(id(backend), []).append((begun, tags))
+                unwritten = self._unwritten.setdefault(id(backend), [])
+                unwritten.append((begun, tags))
+                if len(unwritten) > _MAX_TAGS:  # the file cannot be written
+                    unwritten[:] = [(None, EVERYTHING)]
             _, owed = self.debts.setdefault(id(backend), (backend, {}))
             debt = object()  # a new one each time: delivering an older one does not settle it
             owed.update(dict.fromkeys(tags, debt))
@@ -113,6 +118,12 @@ class Outbox:
                     del owed[tag]
             if not owed:
                 self.debts.pop(id(backend), None)
+                self._awaited.pop(id(backend), None)
+
+    def remind(self, backend: Backend) -> None:
+        """It works, and may be owed what was noted before it was made: not everybody reads."""
+        if self.has_courier(backend) and self.owes(backend):
+            self.send_courier(backend)
 
     def send_courier(self, backend: Backend) -> None:
         """See to it that a thread delivers to this backend, if none does: a forked child inherits debts, not threads."""
@@ -120,6 +131,8 @@ class Outbox:
 
     def _deliver(self, backend: Backend) -> bool:
         """Deliver what a shared backend is owed; False: it is still away."""
+        with self._lock:
+            unwritten = list(self._unwritten.get(id(backend), ()))
         owed, ledger = self.owed_to(backend), ledger_of(backend)
         if not owed:
             return True
@@ -130,8 +143,10 @@ class Outbox:
         except Exception as error:  # noqa: BLE001 - said once when it failed first; it is tried again
             log.debug("an invalidation is still not delivered: %r", error)
             return False
-        if ledger is not None and not self._settled(ledger, noted):
-            return False
+        if ledger is not None:
+            self._need_not_write(backend, unwritten)
+            if not self._settled(backend, ledger, noted):
+                return False
         self.delivered(backend, owed)
         backend_worked(backend, INVALIDATING)
         return True
@@ -140,9 +155,11 @@ class Outbox:
         """Note what is owed and not noted yet; returns all that is noted, also by processes that are gone."""
         try:
             while unwritten := self._unwritten.get(id(backend)):
-                begun, tags = unwritten[0]
+                begun, tags = first = unwritten[0]
                 ledger.owe(tags, begun)
-                unwritten.pop(0)
+                with self._lock:
+                    if unwritten[0] is first:
+                        unwritten.pop(0)
                 if begun is not None:
                     self._running.discard(begun)
             return ledger.entries()
@@ -150,16 +167,28 @@ class Outbox:
             _cannot_write(ledger, error)
             return []
 
-    def _settled(self, ledger: Ledger, noted: list[Entry]) -> bool:
+    def _need_not_write(self, backend: Backend, delivered: list[tuple[int | None, tuple[Tag, ...]]]) -> None:
+        """Nor keep, where they could not be written: another backend may get this one's id."""
+        gone = {id(each) for each in delivered}
+        with self._lock:
+            unwritten = [each for each in self._unwritten.pop(id(backend), ()) if id(each) not in gone]
+            if unwritten:
+                self._unwritten[id(backend)] = unwritten
+
+    def _settled(self, backend: Backend, ledger: Ledger, noted: list[Entry]) -> bool:
         """What was delivered is struck out; False while a write whose process may be gone may still be running."""
         try:
             ledger.strike(entry.number for entry in noted if not entry.runs)
         except BackendError as error:
             _cannot_write(ledger, error)
-        if any(entry.runs and entry.number not in self._running for entry in noted):
+        running = {entry.number for entry in noted if entry.runs} - self._running
+        awaited = self._awaited.setdefault(id(backend), running)
+        awaited &= running  # those that begin later are not waited for: there may always be one
+        if awaited:
             return False
+        self._awaited.pop(id(backend), None)
         with self._lock:  # the same backend behind a tier, or before one
-            twins = [other for other, _ in self.debts.values() if ledger_of(other) is ledger]
+            twins = [other for other, _ in list(self.debts.values()) if ledger_of(other) is ledger]
         for twin in twins:
             self.delivered(twin, {tag: debt for tag, debt in self.owed_to(twin).items() if debt is INHERITED})
         return True

@@ -95,10 +95,11 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
     """
     windows: list[tuple[Backend, Window]] = []
     link: Link | None = None
+    missed: list[Backend] = []
+    noted: dict[int, int | None] = {}
     WRITES.began()
     try:
         refuses = settings.on_unavailable == "refuse_writes"
-        noted: dict[int, int | None] = {}
         opened: list[Window | Down] = yield Begin(call.backends, call.tags, tool.name, not refuses)
         for backend, window in zip(call.backends, opened, strict=True):
             if isinstance(window, Down):
@@ -113,6 +114,7 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
             text = f"{tool.name} was not run: its invalidation cannot be recorded on every backend"
             return Ran(error=BackendError(text)), True
         link = link_of(tool, view, values)
+        missed = [backend for backend in call.backends if id(backend) in noted] if noted else []
         ran: Ran = yield Run(tool, values, tuple(window for _, window in windows))
         no_effect = _had_no_effect(tool, view, ran)
         awaits = _awaits(ran.value)
@@ -127,6 +129,9 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
                 backend_failed(view, tool.resource, backend, down.error, INVALIDATING)
             else:
                 backend_worked(backend, INVALIDATING)
+                if OUTBOX.debts:
+                    OUTBOX.remind(backend)
+        missed = []
         if not no_effect:
             for backend in call.backends:
                 if backend not in told:
@@ -142,6 +147,8 @@ def _inside_windows(tool: WriteTool, view: View, values: tuple[Any, ...], call: 
         WRITES.ended()
         if link is not None:
             link.lost()
+        for backend in missed:  # interrupted while the tool ran
+            OUTBOX.owe(backend, call.tags, noted.get(id(backend)))
         _close_what_is_open(windows)
 
 

@@ -35,6 +35,7 @@ from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.wire import WireDownError
 from agent_cache.config import backend_from_url
 from agent_cache.engine import couriers
+from agent_cache.engine import outbox as outboxes
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.tags import Tag, write_tags
 from agent_cache.testing.servers import RedisServer
@@ -92,6 +93,43 @@ def test_tags_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, f
     ledger = LedgerFile(tmp_path_factory.mktemp("ledger") / "outbox.db", "here", 30.0)
     ledger.owe(tags)
     assert tags_in(ledger) == [tags]
+
+
+LOCKING = "import sqlite3, sys; sqlite3.connect(sys.argv[1], 0, isolation_level=None).execute('BEGIN IMMEDIATE')"
+
+
+def test_another_thread_that_opens_the_file_drops_no_lock_of_this_process(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_PATIENCE", 0.0)
+    ledger = LedgerFile(path, "here", 30.0)
+    with ledger._open():
+        with pytest.raises(BackendError, match="locked"):
+            ledger.entries()
+        command = [sys.executable, "-c", LOCKING, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "database is locked" in done.stderr
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
+def test_a_number_of_a_file_that_was_deleted_is_nobody_elses(path: Path) -> None:
+    ledger = LedgerFile(path, "here", 30.0)
+    begun = ledger.begin(CART)
+    path.unlink()
+    ledger.owe(OTHER)
+    ledger.owe(CART, begun)
+    assert tags_in(ledger) == [OTHER, CART]
+
+
+def test_writes_of_processes_that_were_killed_are_bounded_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "MOST", 3)
+    wall = Wall()
+    ledger = LedgerFile(path, "here", 30.0, wall)
+    for _ in range(9):
+        ledger.begin(CART)
+        wall.now += 31
+    assert len(ledger.entries()) <= 4
+    assert EVERYTHING in tags_in(ledger)
 
 
 def test_a_write_runs_until_it_is_owed_struck_or_its_lease_is_over(path: Path) -> None:
@@ -328,6 +366,25 @@ async def test_a_write_without_effect_owes_nothing(backend_at: Any, path: Path, 
     assert not OUTBOX
 
 
+async def test_a_write_without_effect_that_cannot_be_struck_ends_as_it_would(
+    backend_at: Any, path: Path, away: set[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = impatient(backend_at(outbox=path))
+    away.add(backend)
+
+    async def no_threads(*_: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put(user: int) -> None:
+        monkeypatch.setattr(asyncio, "to_thread", no_threads)
+        raise NoEffect
+
+    with pytest.raises(NoEffect):
+        await put(42)
+    assert len(backend.outbox.entries()) == 1
+
+
 async def test_a_write_that_is_refused_is_not_noted(backend_at: Any, path: Path, away: set[Any]) -> None:
     configure(on_unavailable="refuse_writes")
     backend = impatient(backend_at(outbox=path))
@@ -431,6 +488,81 @@ async def test_where_the_file_cannot_be_written_writes_go_on_and_it_is_said_once
     assert await cart.get(42) == "new"
     await eventually(lambda: not OUTBOX, "delivered from memory")
     assert sum("in memory only" in line for line in caplog.messages) == 1
+
+
+async def test_what_cannot_be_written_does_not_heap_up(
+    backend_at: Any, path: Path, away: set[Any], eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = impatient(backend_at(outbox=path))
+    path.unlink()
+    path.mkdir()
+    away.add(backend)
+    monkeypatch.setattr(outboxes, "_MAX_TAGS", 50)
+    for number in range(200):
+        OUTBOX.owe(backend, write_tags([("cart", str(number))], ()))
+    assert len(OUTBOX._unwritten[id(backend)]) <= 50
+    away.clear()
+    await eventually(lambda: not OUTBOX, "delivered from memory")
+    assert id(backend) not in OUTBOX._unwritten, "nothing is left for who gets the same id"
+
+
+async def test_writes_of_other_processes_do_not_keep_it_from_being_delivered_for_ever(
+    backend_at: Any, path: Path, eventually: Eventually
+) -> None:
+    backend = backend_at(outbox=path)
+    another = LedgerFile(path, backend.outbox.target, 30.0)
+    running = another.begin(OTHER)
+    seen, entries = list[int](), backend.outbox.entries
+
+    def with_another_one() -> list[Entry]:
+        nonlocal running
+        found: list[Entry] = entries()
+        seen.append(running)
+        ended, running = running, another.begin(OTHER)
+        another.owe(OTHER, ended)
+        return found
+
+    backend.outbox.entries = with_another_one
+    OUTBOX.owe(backend, CART)
+    await eventually(lambda: not OUTBOX, "delivered")
+    assert len(seen) == 2, "the one that ran at first was waited for"
+
+
+async def test_a_process_that_only_writes_delivers_what_was_noted_before(
+    backend_at: Any, path: Path, eventually: Eventually
+) -> None:
+    backend_at(outbox=path).outbox.owe(CART)
+    backend = backend_at(outbox=path)
+    assert OUTBOX.owes(backend)
+    await Cart(backend).put(7, "new")
+    await eventually(lambda: not OUTBOX.owes(backend), "delivered")
+    assert backend.outbox.entries() == []
+
+
+async def test_a_write_that_is_torn_away_while_it_runs_is_owed(
+    backend_at: Any, path: Path, away: set[Any], eventually: Eventually
+) -> None:
+    backend = impatient(backend_at(outbox=path))
+    away.add(backend)
+
+    begun = asyncio.Event()
+
+    @AgentCacheInvalidator("cart:{user}", backend=backend)
+    async def put(user: int) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    call: Any = put(42)
+    while True:  # a loop's part, until that loop is gone
+        waits = call.send(None)
+        if begun.is_set():
+            break
+        waits._asyncio_future_blocking = False
+        await waits
+    call.close()
+    assert OUTBOX.owes(backend)
+    away.clear()
+    await eventually(lambda: not OUTBOX, "delivered")
 
 
 async def test_the_file_that_was_deleted_is_made_anew(backend_at: Any, path: Path, away: set[Any]) -> None:

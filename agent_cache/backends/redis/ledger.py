@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +29,7 @@ _APPLICATION, _VERSION = 0x4167436F, 1
 _PATIENCE = 5.0  # seconds that another process may take to write
 _TABLES = (
     "CREATE TABLE owed (number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, tags TEXT NOT NULL, runs_until REAL)",
+    "INSERT INTO sqlite_sequence VALUES ('owed', abs(random() / 4))",  # no number of a file that was deleted comes again
     "CREATE INDEX owed_target ON owed (target)",
     f"PRAGMA application_id={_APPLICATION}",
     f"PRAGMA user_version={_VERSION}",
@@ -68,7 +70,7 @@ class LedgerFile:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction, on the disk when it is over. Opened each time: this is seldom, and nothing outlives a fork."""
         try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+            self._be_born()
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as db:
                 db.execute("PRAGMA synchronous=FULL")
                 db.execute("BEGIN IMMEDIATE")
@@ -77,6 +79,20 @@ class LedgerFile:
                 db.execute("COMMIT")  # whatever is raised before it: closing rolls back
         except (OSError, sqlite3.Error) as error:
             raise BackendError(f"outbox {self.path}: {error}") from error
+
+    def _be_born(self) -> None:
+        """Where it is missing: made under another name. To close a file drops the locks that SQLite has on it here."""
+        path = Path(os.path.realpath(self.path))
+        if path.exists():
+            return
+        handle, made = tempfile.mkstemp(prefix=f"{path.name}-", dir=path.parent)
+        os.close(handle)
+        try:
+            os.link(made, path)
+        except FileExistsError:  # another was first
+            pass
+        finally:
+            Path(made).unlink()
 
     def _make(self, db: sqlite3.Connection) -> None:
         """The tables, where the file is new. Raises BackendError if it is something else."""
@@ -107,7 +123,9 @@ class LedgerFile:
         mine = (self.target,)
         if db.execute("SELECT count(*) FROM owed WHERE target=?", mine).fetchone()[0] < MOST:
             return
-        db.execute("DELETE FROM owed WHERE target=? AND runs_until IS NULL", mine)
+        over = "coalesce(runs_until, 0) NOT BETWEEN ? AND ?"
+        now = self._wall()
+        db.execute(f"DELETE FROM owed WHERE target=? AND {over}", (self.target, now, now + self.lease))  # noqa: S608
         self._insert(db, EVERYTHING, None)
 
     def _insert(self, db: sqlite3.Connection, tags: Sequence[Tag], until: float | None) -> int:
