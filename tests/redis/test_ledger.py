@@ -112,6 +112,17 @@ def test_another_thread_that_opens_the_file_drops_no_lock_of_this_process(
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
 
 
+def test_where_a_file_has_one_name_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    LedgerFile(path, "here", 30.0).owe(CART)
+    assert tags_in(LedgerFile(path, "here", 30.0)) == [CART]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
 def test_a_number_of_a_file_that_was_deleted_is_nobody_elses(path: Path) -> None:
     ledger = LedgerFile(path, "here", 30.0)
     begun = ledger.begin(CART)

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +91,9 @@ class LedgerFile:
             os.link(made, path)
         except FileExistsError:  # another was first
             pass
+        except OSError:  # a file has one name only here
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         finally:
             Path(made).unlink()
 
