@@ -7,8 +7,10 @@ what a tool or a backend raised comes back as data, so that a line decides what 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -429,7 +431,7 @@ class Strike:
     async def go(self) -> None:
         if self.noted:
             with suppress(RuntimeError):  # no more threads, the loop ends: then it is delivered for nothing
-                await asyncio.to_thread(self.go_blocking)
+                await _beside(self.go_blocking)
 
     def go_blocking(self) -> None:
         for backend, number in self.noted:
@@ -524,10 +526,28 @@ class Move:
         return Moved()
 
 
+_ledgers: ThreadPoolExecutor
+
+
+def _new_threads() -> None:
+    global _ledgers
+    _ledgers = ThreadPoolExecutor(4, "agent_cache-ledger")
+
+
+_new_threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_threads)
+
+
+async def _beside(work: Callable[[], T]) -> T:
+    """On a thread of ours: those of the event loop may all be waiting for this very write."""
+    return await asyncio.get_running_loop().run_in_executor(_ledgers, work)
+
+
 async def _noted(backend: Backend, tags: tuple[Tag, ...], error: Exception) -> Down:
     """It could not be told, and has it in its ledger, where there is one."""
     return Down(
-        error, noted=None if ledger_of(backend) is None else await asyncio.to_thread(OUTBOX.begin, backend, tags)
+        error, noted=None if ledger_of(backend) is None else await _beside(partial(OUTBOX.begin, backend, tags))
     )
 
 

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from agent_cache import (
     ConfigurationError,
     MemoryBackend,
     NoEffect,
+    RedisBackend,
     TieredBackend,
     configure,
     get_metrics,
@@ -34,7 +37,7 @@ from agent_cache.backends.redis.ledger import LedgerFile
 from agent_cache.backends.redis.links import Links
 from agent_cache.backends.redis.wire import WireDownError
 from agent_cache.config import backend_from_url
-from agent_cache.engine import couriers
+from agent_cache.engine import couriers, effects
 from agent_cache.engine import outbox as outboxes
 from agent_cache.engine.outbox import OUTBOX
 from agent_cache.tags import Tag, write_tags
@@ -388,12 +391,37 @@ async def test_a_write_without_effect_that_cannot_be_struck_ends_as_it_would(
 
     @AgentCacheInvalidator("cart:{user}", backend=backend)
     async def put(user: int) -> None:
-        monkeypatch.setattr(asyncio, "to_thread", no_threads)
+        monkeypatch.setattr(effects, "_beside", no_threads)
         raise NoEffect
 
     with pytest.raises(NoEffect):
         await put(42)
     assert len(backend.outbox.entries()) == 1
+
+
+def test_it_is_noted_though_all_threads_of_the_loop_wait_for_it(path: Path) -> None:
+    backend = impatient(RedisBackend("redis://127.0.0.1:1/0", outbox=path))
+    cart = Cart(backend)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        on_its_way = list[Future[None]]()
+
+        def waits() -> None:
+            on_its_way.append(asyncio.run_coroutine_threadsafe(cart.put(42, "new"), loop))
+            with suppress(CancelledError):
+                on_its_way[0].result()
+
+        waiting = asyncio.ensure_future(asyncio.to_thread(waits))
+        done, _ = await asyncio.wait({waiting}, timeout=10)
+        for each in on_its_way:
+            each.cancel()
+        assert done
+
+    asyncio.run(main())
+    assert cart.value == "new"
+    assert len(cart.in_ledger) == 1
 
 
 async def test_a_write_that_is_refused_is_not_noted(backend_at: Any, path: Path, away: set[Any]) -> None:
