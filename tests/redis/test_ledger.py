@@ -107,7 +107,7 @@ def test_another_thread_that_opens_the_file_drops_no_lock_of_this_process(
     monkeypatch.setattr(ledgers, "_PATIENCE", 0.0)
     ledger = LedgerFile(path, "here", 30.0)
     with ledger._open():
-        with pytest.raises(BackendError, match="locked"):
+        with pytest.raises(BackendError, match="in use by another thread"):
             ledger.entries()
         command = [sys.executable, "-c", LOCKING, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -214,6 +214,42 @@ def test_a_file_of_another_kind_is_left_alone(path: Path, tmp_path: Path) -> Non
         LedgerFile(path, "here", 30.0)
     with pytest.raises(ConfigurationError, match="outbox"):
         LedgerFile(tmp_path / "no" / "folder" / "outbox.db", "here", 30.0)
+
+
+FORKED = """
+import os, sys, threading
+from agent_cache.backends.redis.ledger import LedgerFile
+
+ledger = LedgerFile(sys.argv[1], "here", 30.0)
+inside, child_is_there = threading.Event(), threading.Event()
+
+def note():
+    with ledger._open():
+        inside.set()
+        child_is_there.wait(0.2)  # forked meanwhile, but for the lock
+
+noter = threading.Thread(target=note)
+noter.start()
+inside.wait()
+child = os.fork()
+if not child:
+    ledger.owe((("all", (), ("child",)),))
+    os._exit(0)
+child_is_there.set()
+_, status = os.waitpid(child, 0)
+noter.join()
+ledger.owe((("all", (), ("parent",)),))
+assert os.waitstatus_to_exitcode(status) == 0
+assert len(ledger.entries()) == 2
+print("forked")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_waits_until_no_thread_is_in_the_file(path: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("forked\n", "")
 
 
 # -- with Redis ---------------------------------------------------------------------------------------------------------

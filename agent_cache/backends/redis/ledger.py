@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -69,6 +70,9 @@ class LedgerFile:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction, on the disk when it is over. Opened each time: this is seldom, and nothing outlives a fork."""
+        if not _turn.acquire(timeout=_PATIENCE):
+            raise BackendError(f"outbox {self.path}: it is in use by another thread")
+        held = _turn
         try:
             self._be_born()
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as db:
@@ -79,6 +83,8 @@ class LedgerFile:
                 db.execute("COMMIT")  # whatever is raised before it: closing rolls back
         except (OSError, sqlite3.Error) as error:
             raise BackendError(f"outbox {self.path}: {error}") from error
+        finally:
+            held.release()
 
     def _be_born(self) -> None:
         """Where it is missing: made under another name. To close a file drops the locks that SQLite has on it here."""
@@ -169,3 +175,27 @@ def _tag(found: Any) -> Tag:
     if not all(isinstance(part, str) for part in (*chain, *path)):
         raise ValueError
     return kind, tuple(chain), tuple(path)
+
+
+_turn = threading.Lock()
+"""Held by the thread that is in SQLite. A fork waits for it: SQLite's own locks would stay taken in the child."""
+
+
+def _before_fork() -> None:
+    global _forks
+    _forks = _turn.acquire(timeout=_PATIENCE)
+
+
+def _forked() -> None:
+    if _forks:
+        _turn.release()
+
+
+def _after_fork() -> None:
+    global _turn
+    _turn = threading.Lock()
+
+
+_forks = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_forked, after_in_child=_after_fork)
