@@ -2,7 +2,8 @@
 
 A lookup takes some ten microseconds, a load that begins or has come back some hundred. A loop that did that for a
 thousand callers in a row would be late by the sum for everything else. So a round has room for so much; who comes
-after that waits for one of the next.
+after that waits for one of the next. Where others make the rounds long there is more room in each, up to three times as
+much: else whoever waits would wait for all of theirs.
 
 What belongs here: who may go on now. What for is not known.
 """
@@ -16,6 +17,9 @@ from weakref import ref
 
 __all__ = ["turn"]
 
+_LONG, _MOST = 0.0016, 3.0
+"""Seconds of a round for which there is room for one more share in the next, which takes a fifth of that; and how many at most."""
+
 
 class _Queue:
     """Those who wait on one event loop, in the order of their coming, each with its share of a round."""
@@ -24,16 +28,25 @@ class _Queue:
         self.loop = ref(loop)  # weakly: this stays with the thread, the loop may go
         self.is_counting = False
         self.spent = 0.0
+        self.room = 1.0
+        self.began = 0.0
         self.waiting: deque[tuple[asyncio.Future[None], float]] = deque()
 
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The first of many, it may be."""
+        self.is_counting = True
+        self.spent, self.room, self.began = 0.0, 1.0, loop.time()
+        loop.call_soon(self.next_round)
+
     def next_round(self) -> None:
-        self.spent = 0.0
-        while self.waiting and self.spent < 1.0:
+        loop = self.loop()
+        now = self.began if loop is None else loop.time()
+        self.spent, self.room, self.began = 0.0, min(_MOST, max(1.0, (now - self.began) / _LONG)), now
+        while self.waiting and self.spent < self.room:
             waiter, share = self.waiting.popleft()
             if not waiter.done():  # else it was cancelled
                 waiter.set_result(None)
                 self.spent += share
-        loop = self.loop()
         if self.spent and loop is not None:
             loop.call_soon(self.next_round)
         else:
@@ -53,11 +66,8 @@ def turn(share: float) -> asyncio.Future[None] | None:
     if queue is None or queue.loop() is not loop:
         queue = _here.queue = _Queue(loop)
     if not queue.is_counting:
-        queue.is_counting = True
-        queue.spent = share
-        loop.call_soon(queue.next_round)
-        return None
-    if queue.spent < 1.0 and not queue.waiting:
+        queue.begin(loop)
+    if queue.spent < queue.room and not queue.waiting:
         queue.spent += share
         return None
     waiter: asyncio.Future[None] = loop.create_future()
