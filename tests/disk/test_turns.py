@@ -51,12 +51,39 @@ async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
         while len(answered._waiters) < 8:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         monkeypatch.setattr(EntryStore, "fill_now", noted)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now)  # no round is long
+        for _ in range(3):
+            await asyncio.sleep(0)
         rounds = Rounds()
         answered.set()
         assert await asyncio.gather(*calls) == [f"page {number}" for number in range(8)]
         rounds.stop()
     assert len(stored_in) == 8
     assert len(set(stored_in)) == 8, f"several in one round: {stored_in}"
+
+
+async def test_what_never_waited_goes_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_in, fill = list[int](), EntryStore.fill_now
+
+    def noted(store: EntryStore, *given: Any) -> bool:
+        stored_in.append(rounds.now)
+        return fill(store, *given)
+
+    async with DiskBackend(tmp_path / "cache.db") as backend:
+
+        @AgentCache(resource="page:{number}", scope="global", backend=backend)
+        async def page(number: int) -> int:
+            return number
+
+        await page(-1)
+        monkeypatch.setattr(EntryStore, "fill_now", noted)
+        rounds = Rounds()
+        for number in range(3):
+            await page(number)
+        rounds.stop()
+    assert stored_in == [1, 1, 1]
 
 
 async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> None:

@@ -15,8 +15,9 @@ from agent_cache.backends.base import Finding, Lead, Lookup, NewEntry, Same, Sto
 from agent_cache.backends.disk import figures, integrity, scanning, scrubbing
 from agent_cache.backends.disk.doctor import diagnose
 from agent_cache.backends.disk.keyvalue import DiskStore, text_of
+from agent_cache.backends.disk.leases import DiskLead
 from agent_cache.backends.disk.reading import NotReady, Rounds
-from agent_cache.backends.disk.turns import turn
+from agent_cache.backends.disk.turns import rounds, turn
 from agent_cache.backends.disk.writer import Job
 from agent_cache.bounds import Quota, checked_entry_limit, checked_quotas
 from agent_cache.clock import Clock, seconds, uptime
@@ -189,9 +190,13 @@ class DiskBackend(Movable):
         packing = self._store.packing
         packed = None if packing.least is None else await packing.aside(entry.stored.payload())
         try:
-            waiter = turn(_FILL)
-            if waiter is not None:
-                await self._waited(waiter, token, entry, packed)
+            lead = entry.lead
+            if (
+                isinstance(lead, DiskLead) and lead.since != rounds()
+            ):  # it has come back; what never waited goes on at once
+                waiter = turn(_FILL)
+                if waiter is not None:
+                    await self._waited(waiter, token, entry, packed)
             return self._store.fill_now(token, entry, packed)
         except NotReady:
             return await self._read(lambda: self._store.fill_now(token, entry, packed))
@@ -226,9 +231,12 @@ class DiskBackend(Movable):
         if waiter is not None:
             await waiter
         try:
-            return self._store.lead_now(key, token)
+            lead = self._store.lead_now(key, token)
         except NotReady:
-            return await self._read(lambda: self._store.lead_now(key, token))
+            lead = await self._read(lambda: self._store.lead_now(key, token))
+        if isinstance(lead, DiskLead):
+            lead.since = rounds()
+        return lead
 
     def release(self, lead: Lead) -> None:
         """Does not wait, never raises."""

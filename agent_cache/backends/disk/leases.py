@@ -43,12 +43,14 @@ class DiskWindow:
 class DiskLead:
     """The lease of the one that loads a key."""
 
-    __slots__ = ("__weakref__", "holder", "renew_at", "what")
+    __slots__ = ("__weakref__", "holder", "renew_at", "since", "what")
 
     def __init__(self, what: bytes, holder: bytes) -> None:
         self.what = what
         self.holder = holder
         self.renew_at = 0.0
+        self.since = -1
+        """The round of the event loop in which it was taken."""
 
 
 T = TypeVar("T", DiskWindow, DiskLead)

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from weakref import ref
 
-__all__ = ["turn"]
+__all__ = ["rounds", "turn"]
 
 _LONG, _MOST = 0.0016, 3.0
 """Seconds of a round for which there is room for one more share in the next, which takes a fifth of that; and how many at most."""
@@ -27,6 +27,7 @@ class _Queue:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = ref(loop)  # weakly: this stays with the thread, the loop may go
         self.is_counting = False
+        self.rounds = 0
         self.spent = 0.0
         self.room = 1.0
         self.began = 0.0
@@ -39,6 +40,7 @@ class _Queue:
         loop.call_soon(self.next_round)
 
     def next_round(self) -> None:
+        self.rounds += 1
         loop = self.loop()
         now = self.began if loop is None else loop.time()
         self.spent, self.room, self.began = 0.0, min(_MOST, max(1.0, (now - self.began) / _LONG)), now
@@ -56,20 +58,31 @@ class _Queue:
 _here = threading.local()
 
 
-def turn(share: float) -> asyncio.Future[None] | None:
-    """What to wait for before going on; None where there is room left in this round of the running event loop.
-
-    ``share``: how much of a round it takes, above 0; 1 for what is to be alone in one.
-    """
+def _queue() -> _Queue:
+    """Of the running event loop; it counts from now on, until there is nothing more to count."""
     loop = asyncio.get_running_loop()
     queue: _Queue | None = getattr(_here, "queue", None)
     if queue is None or queue.loop() is not loop:
         queue = _here.queue = _Queue(loop)
     if not queue.is_counting:
         queue.begin(loop)
+    return queue
+
+
+def rounds() -> int:
+    """The number of this round of the running event loop: another one than in any that comes after it."""
+    return _queue().rounds
+
+
+def turn(share: float) -> asyncio.Future[None] | None:
+    """What to wait for before going on; None where there is room left in this round of the running event loop.
+
+    ``share``: how much of a round it takes, above 0; 1 for what is to be alone in one.
+    """
+    queue = _queue()
     if queue.spent < queue.room and not queue.waiting:
         queue.spent += share
         return None
-    waiter: asyncio.Future[None] = loop.create_future()
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     queue.waiting.append((waiter, share))
     return waiter
