@@ -58,7 +58,8 @@ for n in range(start, start + 100_000):
 def _started(warm: Any, path: Path, number: int) -> subprocess.Popen[str]:
     """A child that waits for a word before it begins: what it imports takes longer than its work."""
     program = path.with_name("child.py")
-    program.write_text(_CHILD)
+    if not program.exists():  # written once: another child may be reading it
+        program.write_text(_CHILD)
     command = warm.command(str(program), str(path), str((number + 1) * 1_000_000), imports=["sqlite3"])
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
