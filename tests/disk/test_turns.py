@@ -30,16 +30,22 @@ class Rounds:
         self._handle.cancel()
 
 
+def noted(monkeypatch: pytest.MonkeyPatch, name: str, rounds: Rounds) -> list[int]:
+    """In which rounds this method of the store is called from now on."""
+    called_in, real = list[int](), getattr(EntryStore, name)
+
+    def called(store: EntryStore, *given: Any) -> Any:
+        called_in.append(rounds.now)
+        return real(store, *given)
+
+    monkeypatch.setattr(EntryStore, name, called)
+    return called_in
+
+
 async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered, stored_in = asyncio.Event(), list[int]()
-    fill = EntryStore.fill_now
-
-    def noted(store: EntryStore, *given: Any) -> bool:
-        stored_in.append(rounds.now)
-        return fill(store, *given)
-
+    answered = asyncio.Event()
     async with DiskBackend(tmp_path / "cache.db") as backend:
 
         @AgentCache(resource="page:{number}", scope="global", backend=backend)
@@ -50,13 +56,13 @@ async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
         calls = [asyncio.ensure_future(page(number)) for number in range(8)]
         while len(answered._waiters) < 8:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
-        monkeypatch.setattr(EntryStore, "fill_now", noted)
         loop = asyncio.get_running_loop()
         now = loop.time()
         monkeypatch.setattr(loop, "time", lambda: now)  # no round is long
         for _ in range(3):
             await asyncio.sleep(0)
         rounds = Rounds()
+        stored_in = noted(monkeypatch, "fill_now", rounds)
         answered.set()
         assert await asyncio.gather(*calls) == [f"page {number}" for number in range(8)]
         rounds.stop()
@@ -65,12 +71,6 @@ async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
 
 
 async def test_what_never_waited_goes_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored_in, fill = list[int](), EntryStore.fill_now
-
-    def noted(store: EntryStore, *given: Any) -> bool:
-        stored_in.append(rounds.now)
-        return fill(store, *given)
-
     async with DiskBackend(tmp_path / "cache.db") as backend:
 
         @AgentCache(resource="page:{number}", scope="global", backend=backend)
@@ -78,8 +78,8 @@ async def test_what_never_waited_goes_on_at_once(tmp_path: Path, monkeypatch: py
             return number
 
         await page(-1)
-        monkeypatch.setattr(EntryStore, "fill_now", noted)
         rounds = Rounds()
+        stored_in = noted(monkeypatch, "fill_now", rounds)
         for number in range(3):
             await page(number)
         rounds.stop()
@@ -111,16 +111,6 @@ async def test_what_takes_a_small_share_waits_when_the_round_is_full() -> None:
 
 
 async def test_lookups_of_a_crowd_are_spread_over_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, lead, begun, led = EntryStore.found_now, EntryStore.lead_now, list[int](), list[int]()
-
-    def looked(store: EntryStore, *given: Any) -> Any:
-        begun.append(rounds.now)
-        return look(store, *given)
-
-    def led_by(store: EntryStore, *given: Any) -> Any:
-        led.append(rounds.now)
-        return lead(store, *given)
-
     async with DiskBackend(tmp_path / "cache.db") as backend:
 
         @AgentCache(resource="page:{number}", scope="global", backend=backend)
@@ -129,9 +119,8 @@ async def test_lookups_of_a_crowd_are_spread_over_rounds(tmp_path: Path, monkeyp
             return number
 
         await page(-1)
-        monkeypatch.setattr(EntryStore, "found_now", looked)
-        monkeypatch.setattr(EntryStore, "lead_now", led_by)
         rounds = Rounds()
+        begun, led = noted(monkeypatch, "found_now", rounds), noted(monkeypatch, "lead_now", rounds)
         assert await asyncio.gather(*[page(number) for number in range(100)]) == list(range(100))
         rounds.stop()
     assert len(begun) == len(led) == 100

@@ -33,11 +33,8 @@ __all__ = ["DiskBackend"]
 T = TypeVar("T")
 
 
-_LOOKUP, _LEAD, _FILL = (
-    1 / 16,
-    1 / 4,
-    1.0,
-)  # shares of a round of the event loop: some 0.3 ms with what goes on after it
+_LOOKUP, _LEAD, _FILL = 1 / 16, 1 / 4, 1.0
+"""Shares of a round of the event loop: some 0.3 ms, with what goes on after it."""
 
 
 class DiskBackend(Movable):
@@ -191,9 +188,7 @@ class DiskBackend(Movable):
         packed = None if packing.least is None else await packing.aside(entry.stored.payload())
         try:
             lead = entry.lead
-            if (
-                isinstance(lead, DiskLead) and lead.since != rounds()
-            ):  # it has come back; what never waited goes on at once
+            if isinstance(lead, DiskLead) and lead.since != rounds():  # it waited; what never did goes on at once
                 waiter = turn(_FILL)
                 if waiter is not None:
                     await self._waited(waiter, token, entry, packed)
