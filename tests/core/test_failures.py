@@ -19,6 +19,7 @@ from agent_cache import (
     configure,
     get_metrics,
 )
+from tests.core.conftest import Faulty
 
 
 class Broken:
@@ -34,38 +35,6 @@ class Broken:
         raise BackendError("out of reach")
 
     lookup = fill = begin = end = move = drop_chain = _fail
-
-
-class Faulty(MemoryBackend):
-    """A memory backend whose named methods raise while ``down``; not in process, as a remote one."""
-
-    in_process = False
-
-    def __init__(self, *methods: str) -> None:
-        super().__init__()
-        self.down = set(methods)
-        self.calls: list[str] = []
-
-    def _enter(self, method: str) -> None:
-        self.calls.append(method)
-        if method in self.down:
-            raise BackendError(f"{method} failed")
-
-    async def lookup(self, *args: Any) -> Any:
-        self._enter("lookup")
-        return await super().lookup(*args)
-
-    async def fill(self, *args: Any) -> Any:
-        self._enter("fill")
-        return await super().fill(*args)
-
-    async def begin(self, tags: Sequence[Any], writer: str) -> Any:
-        self._enter("begin")
-        return await super().begin(tags, writer)
-
-    async def end(self, *args: Any, **kwargs: Any) -> None:
-        self._enter("end")
-        await super().end(*args, **kwargs)
 
 
 async def test_async_tools_work_over_a_backend_that_can_do_nothing(caplog: pytest.LogCaptureFixture) -> None:

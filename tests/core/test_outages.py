@@ -16,6 +16,7 @@ from agent_cache.config import settings
 from agent_cache.context import current_view
 from agent_cache.engine.outages import READING, backend_failed
 from agent_cache.engine.outbox import OUTBOX
+from tests.core.conftest import Faulty
 
 UNREAD = "the backend failed (lookup is down); tools run uncached"
 UNSTORED = "the backend stores nothing now (fill is down); results are returned and not stored"
@@ -23,35 +24,16 @@ READ, STORED = "the backend answers again", "the backend stores results again"
 TAKEN = "the backend takes invalidations again"
 
 
-class Halved(MemoryBackend):
-    """A memory backend of which the methods named in ``down`` raise; not in process, as a remote one."""
-
-    in_process = False
+class Halved(Faulty):
+    """A memory backend of which the methods named in ``down`` raise."""
 
     def __init__(self, *down: str, error: type[BackendError] = BackendError) -> None:
-        super().__init__()
-        self.down = set(down)
+        super().__init__(*down)
         self.error = error
 
     def _enter(self, method: str) -> None:
         if method in self.down:
             raise self.error(f"{method} is down")
-
-    async def lookup(self, *args: Any) -> Any:
-        self._enter("lookup")
-        return await super().lookup(*args)
-
-    async def fill(self, *args: Any) -> Any:
-        self._enter("fill")
-        return await super().fill(*args)
-
-    async def begin(self, tags: Sequence[Any], writer: str) -> Any:
-        self._enter("begin")
-        return await super().begin(tags, writer)
-
-    async def end(self, *args: Any, **kwargs: Any) -> None:
-        self._enter("end")
-        await super().end(*args, **kwargs)
 
     async def move(self, *args: Any) -> None:
         self._enter("move")
