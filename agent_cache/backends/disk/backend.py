@@ -33,7 +33,7 @@ __all__ = ["DiskBackend"]
 T = TypeVar("T")
 
 
-_LOOKUP, _LEAD, _FILL = 1 / 16, 1 / 4, 1.0
+_LOOKUP, _LEAD, _FILL = 1 / 8, 7 / 8, 1.0
 """Shares of a round of the event loop: some 0.3 ms, with what goes on after it."""
 
 

@@ -1,9 +1,9 @@
 """How much of the file's work is done in one round of an event loop, so that what else is due comes in between.
 
-A lookup takes some ten microseconds, a load that begins or has come back some hundred. A loop that did that for a
-thousand callers in a row would be late by the sum for everything else. So a round has room for so much; who comes
-after that waits for one of the next. Where others make the rounds long there is more room in each, up to three times as
-much: else whoever waits would wait for all of theirs.
+A lookup takes ten to ninety microseconds, a load that begins two hundred, one that has come back sixty. A loop that did
+that for a thousand callers in a row would be late by the sum for everything else. So a round has room for so much; who
+does not fit in waits for one of the next. Where others make the rounds long there is more room in each, up to eight times
+as much: else whoever waits would wait for all of theirs.
 
 What belongs here: who may go on now. What for is not known.
 """
@@ -17,8 +17,8 @@ from weakref import ref
 
 __all__ = ["rounds", "turn"]
 
-_LONG, _MOST = 0.0016, 3.0
-"""Seconds of a round for which there is room for one more share in the next, which takes a fifth of that; and how many at most."""
+_LONG, _MOST = 0.001, 8.0
+"""Seconds of a round for which there is room for one share in the next, which takes a quarter of that; and how many at most."""
 
 
 class _Queue:
@@ -39,12 +39,16 @@ class _Queue:
         self.spent, self.room, self.began = 0.0, 1.0, loop.time()
         loop.call_soon(self.next_round)
 
+    def fits(self, share: float) -> bool:
+        """Into what is left of this round; one of any size into an empty one."""
+        return not self.spent or self.spent + share <= self.room
+
     def next_round(self) -> None:
         self.rounds += 1
         loop = self.loop()
         now = self.began if loop is None else loop.time()
         self.spent, self.room, self.began = 0.0, min(_MOST, max(1.0, (now - self.began) / _LONG)), now
-        while self.waiting and self.spent < self.room:
+        while self.waiting and self.fits(self.waiting[0][1]):
             waiter, share = self.waiting.popleft()
             if not waiter.done():  # else it was cancelled
                 waiter.set_result(None)
@@ -80,7 +84,7 @@ def turn(share: float) -> asyncio.Future[None] | None:
     ``share``: how much of a round it takes, above 0; 1 for what is to be alone in one.
     """
     queue = _queue()
-    if queue.spent < queue.room and not queue.waiting:
+    if not queue.waiting and queue.fits(share):
         queue.spent += share
         return None
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
