@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -548,13 +548,14 @@ async def disk_fill(plan: Plan) -> list[Row]:
         goals = dict.fromkeys(("a whole miss, decorated", "of it: DiskBackend.fill"), Goal(0.25))
         how: dict[str, Any] = {"goals": goals, "remarks": remarks, "leaves_out": LEFT_OUT_DISK}
         rows += compared("disk_fill", case, times, "bare sqlite3 commit", by="wall", less="the tool", **how)
-        for selector, milliseconds in itertools.product(SELECTORS, LAG_TOOLS):
-            rows += await loop_lag(plan, folder / f"{selector}-{milliseconds}", selector, milliseconds)
+        for (selector, sleeps), milliseconds in itertools.product(LAG_ON, LAG_TOOLS):
+            name = f"{selector}-{milliseconds}-{sleeps}"
+            rows += await loop_lag(plan, folder / name, selector, sleeps, milliseconds)
     return rows
 
 
-async def late(seconds: float, act: Callable[[], Awaitable[Any]] | None) -> Cost:
-    """The 99th percentile of how late a sleep of a millisecond returns while 20 tasks act again and again."""
+async def late(seconds: float, act: Callable[[], Awaitable[Any]] | None, lengths: Iterator[float]) -> Cost:
+    """The 99th percentile of how late a sleep of about a millisecond returns while 20 tasks act again and again."""
     stop = False
 
     async def again() -> None:
@@ -566,8 +567,9 @@ async def late(seconds: float, act: Callable[[], Awaitable[Any]] | None) -> Cost
     lateness: list[float] = []
     cpu, end = time.process_time(), time.perf_counter() + seconds
     while (now := time.perf_counter()) < end:
-        await asyncio.sleep(TICK)
-        lateness.append(time.perf_counter() - now - TICK)
+        length = next(lengths)
+        await asyncio.sleep(length)
+        lateness.append(time.perf_counter() - now - length)
     cpu = time.process_time() - cpu
     stop = True
     await asyncio.gather(*tasks)
@@ -578,30 +580,41 @@ SELECTORS: dict[str, Callable[[], selectors.BaseSelector]] = {
     "select": selectors.SelectSelector,
     "epoll": selectors.DefaultSelector,
 }
+ANY, WHOLE = "sleeps of any length", "sleeps of whole milliseconds"
 LAG_ON = {
-    "select": "timers to the microsecond",
-    "epoll": "asyncio's own on Linux: a timer due within a millisecond waits for all of it, so any load at all costs up to 1 ms",
+    ("select", ANY): "timers to the microsecond",
+    ("epoll", ANY): "asyncio's own on Linux: idle or not, a timer waits for a whole number of milliseconds",
+    ("epoll", WHOLE): "the one length for which an idle epoll loop is punctual; any load costs up to 1 ms",
 }
+"""Selectors, with the lengths of the sleeps that are to be late: an agent's time-outs and pauses fall due whenever they do."""
+
+
+def lengths(sleeps: str) -> Iterator[float]:
+    """Seconds."""
+    if sleeps == WHOLE:
+        return itertools.repeat(TICK)
+    of = random.Random(7)
+    return (of.uniform(TICK / 2, 3 * TICK / 2) for _ in itertools.count())
 
 
 LAG_TOOLS = {100: "about 200 fills a second", 10: "about all that one loop can do, 1,000 to 1,800 a second"}
 """Milliseconds the tool takes, and how many fills that comes to."""
 
 
-async def loop_lag(plan: Plan, folder: Path, selector: str, milliseconds: int) -> list[Row]:
+async def loop_lag(plan: Plan, folder: Path, selector: str, sleeps: str, milliseconds: int) -> list[Row]:
     """Lag on an event loop of its own, in a thread: what one sees depends on how fine the loop's timers are."""
     folder.mkdir()
 
     def measure() -> list[Row]:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(SELECTORS[selector]())) as runner:
-            return runner.run(_loop_lag(plan, folder, selector, milliseconds))
+            return runner.run(_loop_lag(plan, folder, selector, sleeps, milliseconds))
 
     return await asyncio.to_thread(measure)
 
 
-async def _loop_lag(plan: Plan, folder: Path, selector: str, milliseconds: int) -> list[Row]:
-    load = f"tool of {milliseconds} ms on {selector}: {LAG_TOOLS[milliseconds]}"
-    case = f"event-loop lag p99 while {TASKS} tasks fill ({load}; {LAG_ON[selector]}), x idle, wall"
+async def _loop_lag(plan: Plan, folder: Path, selector: str, sleeps: str, milliseconds: int) -> list[Row]:
+    load = f"tool of {milliseconds} ms on {selector}, {sleeps}: {LAG_TOOLS[milliseconds]}"
+    case = f"event-loop lag p99 while {TASKS} tasks fill ({load}; {LAG_ON[selector, sleeps]}), x idle, wall"
     seconds = milliseconds / 1000
     fresh = (f"lag-{number}" for number in itertools.count())
     async with AsyncExitStack() as stack:
@@ -631,7 +644,9 @@ async def _loop_lag(plan: Plan, folder: Path, selector: str, milliseconds: int) 
                 cache.set(next(fresh), await tool(""))
 
             acts["diskcache"] = set_in_diskcache
-        batches: dict[str, Batch] = {name: (lambda act=act: late(plan.lag_seconds, act)) for name, act in acts.items()}
+        batches: dict[str, Batch] = {
+            name: (lambda act=act: late(plan.lag_seconds, act, lengths(sleeps))) for name, act in acts.items()
+        }
         times = await interleave(batches, plan.lag_rounds)
     goals = {"decorated, DiskBackend": Goal(4)}
     return compared("disk_fill", case, times, "idle", by="wall", goals=goals, leaves_out=LEFT_OUT_DISK)
