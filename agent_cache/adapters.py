@@ -14,7 +14,7 @@ import hashlib
 import sys
 import tomllib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -247,10 +247,15 @@ class Policies:
             ConfigurationError: a policy for a tool that is not there, with those that are.
         """
         names = sorted(known)
+        for pattern in self.unused(names):
+            fix = f"there is no such tool; there are {', '.join(names) or 'none'}"
+            raise ConfigurationError("policies", pattern, fix)
+
+    def unused(self, known: Collection[str]) -> Iterator[str]:
+        """Names and patterns that fit none of these tools."""
         for pattern in self._by_name:
-            if not any(fnmatchcase(name, pattern) or name == pattern for name in names):
-                fix = f"there is no such tool; there are {', '.join(names) or 'none'}"
-                raise ConfigurationError("policies", pattern, fix)
+            if not any(fnmatchcase(name, pattern) or name == pattern for name in known):
+                yield pattern
 
     def __iter__(self) -> Any:
         return iter(self._by_name)

@@ -220,6 +220,13 @@ class _Run:
         if unknown:
             named = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
             yield f"No policy names {len(unknown)} of the tools ({named}): they are counted and not cached."
+        policies = self._rules.policies
+        if policies is not None and len(self._report.tools) < _MAX_TOOLS:
+            unused = list(policies.unused(self._report.tools))
+            if unused:
+                named = ", ".join(map(repr, unused[:5])) + (", ..." if len(unused) > 5 else "")
+                tools = ", ".join(sorted(self._report.tools)[:5]) + (", ..." if len(self._report.tools) > 5 else "")
+                yield f"No call fits {named}; the tools of the trace are {tools or 'none'}."
         if self._loops is not None and self._loops.given_up:
             yield f"{self._loops.given_up} sessions were interleaved too widely to follow their loops to the end."
         if self._untold:

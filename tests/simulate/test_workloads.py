@@ -48,6 +48,16 @@ def test_beside_it_stand_a_ttl_only_cache_and_the_best_there_could_be(dataset: s
     assert total.best == ideal["global, oracle"]["hits"]
 
 
+def test_patterns_that_fit_no_call_are_named(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(
+        "".join(f'{{"tool": "{tool}", "args": {{}}, "result": 1, "session": "s"}}\n' for tool in ("get", "put"))
+    )
+    notes = simulate([trace], Rules.from_flags(["get:x", "fetch_*:x"], ["p*:x"])).notes
+    assert "No call fits 'fetch_*'; the tools of the trace are get, put." in notes
+    assert not any("No call fits" in note for note in simulate([trace], Rules.from_flags(["get:x"], ["p*:x"])).notes)
+
+
 def test_a_policy_given_by_flags_counts_as_the_recorded_one(tmp_path: Path) -> None:
     source = DATA / "tau1_airline_gpt4o.inter.jsonl.gz"
     rules = Rules.from_flags(
