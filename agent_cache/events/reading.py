@@ -33,17 +33,33 @@ def read_events(
         unread: counts what could not be read.
 
     Raises:
-        ConfigurationError: a file is not there, or cannot be read.
+        ConfigurationError: a file is not there, cannot be read, or has lines of which none is an event.
     """
     passed = unread if unread is not None else Unread()
     for file in files:
+        read = _Read()
         for part in parts_of(Path(file)):
-            for found in _events(part, passed):
+            for found in _events(part, passed, read):
                 if (since is not None and found.at < since) or (until is not None and found.at >= until):
                     continue
                 passed.lost += found.lost
                 if found.event is not None:
                     yield found
+        if read.foreign and not read.events:
+            raise ConfigurationError(
+                "events",
+                str(file),
+                f"give a file that EventLog has written; none of its {read.foreign} lines is an event",
+            )
+
+
+@dataclass(slots=True)
+class _Read:
+    """Lines of a file and what was rotated away from it."""
+
+    events: int = 0
+    foreign: int = 0
+    """Whole lines that are something else; one without an end was being written when its process ended."""
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -63,14 +79,16 @@ def parts_of(path: Path) -> list[Path]:
     return found
 
 
-def _events(part: Path, unread: Unread) -> Iterator[Recorded]:
+def _events(part: Path, unread: Unread, read: _Read) -> Iterator[Recorded]:
     try:
         with part.open("r", encoding="utf-8", errors="replace", newline="\n") as lines:
             while line := lines.readline(_LONGEST_LINE):
                 found = from_line(line)
                 if found is not None:
+                    read.events += 1
                     yield found
                 elif line.strip():
                     unread.lines += 1
+                    read.foreign += line.endswith("\n")
     except OSError as error:
         raise ConfigurationError("events", str(part), f"give a file that can be read ({error.strerror})") from error

@@ -173,6 +173,20 @@ def test_a_line_that_was_cut_off_costs_itself_only(tmp_path: Path) -> None:
     assert unread.lines == 1
 
 
+def test_a_file_of_something_else_is_refused_and_one_whose_first_line_was_cut_off_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"v":1,"at":12')
+    assert list(read_events([path])) == []
+    path.write_text('[2026-11-01] started\n{"level": "info"}\n')
+    with pytest.raises(ConfigurationError, match=r"events.*events\.jsonl.*none of its 2 lines is an event"):
+        list(read_events([path]))
+    with EventLog(path) as log:
+        log.on_event(call("first"))
+    unread = Unread()
+    assert len(list(read_events([path], unread=unread))) == 1, "one event is enough"
+    assert unread.lines == 2
+
+
 class Full(io.FileIO):
     """A disk that takes half a line, once, and says that it is full."""
 
