@@ -191,6 +191,7 @@ def test_the_command_exits_with_1_for_violations(capsys: pytest.CaptureFixture[s
         (["--backend", "http://x"], "scheme"),
         (["--backend", "redis://"], "give a host"),
         (["--backend", "disk://"], "give a path"),
+        (["--backend", "disk:///tmp/x?near=0"], "?near=0"),
         (["--backend", "redis://x", "--faults", "nonsense"], "nonsense"),
         (["--backend", "disk:///tmp/x", "--faults", "flushall"], "does not fit"),
         (["--backend", "redis://x", "--faults", "restart-old"], "needs --server own"),

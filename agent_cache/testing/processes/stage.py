@@ -64,6 +64,8 @@ class Stage:
             raise ValueError("--server own: memory has no server")
         if not own and self.kind == "disk" and not parts.path.strip("/"):
             raise ValueError(f"--backend {url}: give a path, or --server own")
+        if self.kind == "disk" and parts.query:  # what a client does not know would become part of the file's name
+            raise ValueError(f"--backend {url}: the litmus knows no options of a file; leave out ?{parts.query}")
         if not own and self.kind != "disk" and self.kind != "memory" and not parts.netloc:
             raise ValueError(f"--backend {url}: give a host, or --server own")
 
