@@ -32,7 +32,7 @@ from agent_cache.backends.base import (
 from agent_cache.backends.base import Lead as LeadProtocol
 from agent_cache.backends.base import Token as TokenProtocol
 from agent_cache.backends.base import Window as WindowProtocol
-from agent_cache.backends.debts import Ledger, inherit
+from agent_cache.backends.debts import EVERYTHING, Ledger, inherit
 from agent_cache.backends.labels import label_bytes
 from agent_cache.backends.packing import Packing
 from agent_cache.backends.portal import PORTAL
@@ -78,7 +78,6 @@ _PATIENCE = 2.0  # seconds for which an invalidation is tried before it counts a
 _HOUR = 3_600_000
 _LONGEST = 10 * 366 * 86_400.0
 _MARGIN = 1.01  # clocks of two hosts run at slightly different rates
-_ROOT: tuple[Tag, ...] = (("all", (), ()),)
 
 
 class _Parts:
@@ -675,7 +674,7 @@ class RedisBackend(KeyValueSurface, Movable):
 
     async def clear(self) -> None:
         """Drop every entry under the prefix, tools' and key-value ones. Loads under way are not kept."""
-        await self.move(_ROOT, "clear")
+        await self.move(EVERYTHING, "clear")
         await self._drop_everything()
 
     async def stats(self) -> dict[str, Any]:
