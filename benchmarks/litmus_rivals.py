@@ -27,6 +27,7 @@ class _Rival:
     no_effect: type[Exception] | None = None
     by_result = False
     expires = False
+    windows = True  # judged as ours is
     settle = 0.0
     grace = 0.0
     grant = 0.0
