@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent_cache import AgentCache, BackendError, DiskBackend
+from agent_cache.backends.disk import turns
 from agent_cache.backends.disk.store import EntryStore
 from agent_cache.backends.disk.turns import turn
 
@@ -28,6 +29,13 @@ class Rounds:
 
     def stop(self) -> None:
         self._handle.cancel()
+
+
+def no_long_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The running event loop's clock stands still."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, name: str, rounds: Rounds) -> list[int]:
@@ -56,9 +64,7 @@ async def test_loads_that_come_back_at_once_are_stored_in_a_round_each(
         calls = [asyncio.ensure_future(page(number)) for number in range(8)]
         while len(answered._waiters) < 8:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        monkeypatch.setattr(loop, "time", lambda: now)  # no round is long
+        no_long_rounds(monkeypatch)
         for _ in range(3):
             await asyncio.sleep(0)
         rounds = Rounds()
@@ -87,7 +93,8 @@ async def test_what_never_waited_goes_on_at_once(tmp_path: Path, monkeypatch: py
     assert stored_in == led_in
 
 
-async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> None:
+async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
     assert turn(1) is None
     others = [turn(1) for _ in range(3)]
     done: list[int] = []
@@ -101,7 +108,8 @@ async def test_the_first_of_a_round_goes_on_and_the_others_in_their_order() -> N
     assert turn(1) is None, "the queue is empty again"
 
 
-async def test_what_takes_a_small_share_waits_when_the_round_is_full() -> None:
+async def test_what_takes_a_small_share_waits_when_the_round_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
     assert [turn(1 / 4) for _ in range(4)] == [None] * 4
     waiting = [turn(1 / 4) for _ in range(6)]
     assert turn(1 / 16) is not None, "no one overtakes"
@@ -111,7 +119,8 @@ async def test_what_takes_a_small_share_waits_when_the_round_is_full() -> None:
     assert [each is not None and each.done() for each in waiting] == [True] * 6
 
 
-async def test_what_does_not_fit_into_the_rest_of_a_round_waits_for_the_next() -> None:
+async def test_what_does_not_fit_into_the_rest_of_a_round_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
     assert turn(1 / 8) is None
     assert turn(7 / 8) is None, "it fills the round"
     await asyncio.sleep(0)
@@ -123,7 +132,8 @@ async def test_what_does_not_fit_into_the_rest_of_a_round_waits_for_the_next() -
         await asyncio.sleep(0)
 
 
-async def test_what_is_larger_than_a_round_has_one_of_its_own() -> None:
+async def test_what_is_larger_than_a_round_has_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
     assert turn(2) is None
     next_one = turn(2)
     assert next_one is not None
@@ -140,9 +150,7 @@ async def test_lookups_of_a_crowd_are_spread_over_rounds(tmp_path: Path, monkeyp
             return number
 
         await page(-1)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        monkeypatch.setattr(loop, "time", lambda: now)  # no round is long
+        no_long_rounds(monkeypatch)
         rounds = Rounds()
         begun, led = noted(monkeypatch, "found_now", rounds), noted(monkeypatch, "lead_now", rounds)
         assert await asyncio.gather(*[page(number) for number in range(100)]) == list(range(100))
@@ -169,7 +177,8 @@ async def test_where_others_make_the_rounds_long_more_go_on_in_each(monkeypatch:
         await asyncio.sleep(0)
 
 
-async def test_one_that_is_cancelled_keeps_nobody_waiting() -> None:
+async def test_one_that_is_cancelled_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
     assert turn(1) is None
     gone, next_one = turn(1), turn(1)
     assert gone is not None
@@ -177,6 +186,58 @@ async def test_one_that_is_cancelled_keeps_nobody_waiting() -> None:
     gone.cancel()
     await asyncio.sleep(0)
     assert next_one.done()
+
+
+async def test_one_that_is_cancelled_and_would_not_fit_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
+    assert turn(1) is None
+    first, gone, next_one = turn(1 / 8), turn(1), turn(1 / 8)
+    assert first is not None
+    assert gone is not None
+    assert next_one is not None
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert first.done()
+    assert next_one.done()
+
+
+async def test_what_goes_on_slowly_gets_no_more_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, late = asyncio.get_running_loop(), 0.0
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + late)
+    rounds, went_on_in = Rounds(), list[int]()
+
+    async def slow() -> None:
+        nonlocal late
+        waiter = turn(1)
+        if waiter is not None:
+            await waiter
+        went_on_in.append(rounds.now)
+        late += 0.02
+
+    await asyncio.gather(*[slow() for _ in range(12)])
+    rounds.stop()
+    assert len(went_on_in) == len(set(went_on_in)) == 12, went_on_in
+
+
+async def test_an_interrupt_leaves_nobody_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_long_rounds(monkeypatch)
+    assert turn(1) is None
+    waiter = turn(1)
+    assert waiter is not None
+    interrupted = list[str]()
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_exception_handler", lambda _: interrupted.append("once"))
+    real = turns._Queue.let_go
+
+    def raising(queue: turns._Queue) -> None:
+        monkeypatch.setattr(turns._Queue, "let_go", real)
+        raise RuntimeError
+
+    monkeypatch.setattr(turns._Queue, "let_go", raising)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert interrupted == ["once"]
+    assert waiter.done()
 
 
 async def test_what_was_loaded_is_kept_though_its_caller_left_before_its_turn(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from weakref import ref
 __all__ = ["rounds", "turn"]
 
 _LONG, _MOST = 0.001, 8.0
-"""Seconds of a round for which there is room for one share in the next, which takes a quarter of that; and how many at most."""
+"""Seconds that others take of a round for which there is room for one share in the next, which takes a quarter of that; and
+how many at most."""
 
 
 class _Queue:
@@ -31,32 +32,57 @@ class _Queue:
         self.spent = 0.0
         self.room = 1.0
         self.began = 0.0
+        self.ours = 0.0
+        """When those began whom this lets go on, after all others of the round; 0: nobody did."""
+        self.is_mixed = False
+        """Somebody went on at once: what that took cannot be told from what others did."""
         self.waiting: deque[tuple[asyncio.Future[None], float]] = deque()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """The first of many, it may be."""
-        self.is_counting = True
-        self.spent, self.room, self.began = 0.0, 1.0, loop.time()
+        self.spent, self.room, self.began, self.ours = 0.0, 1.0, loop.time(), 0.0
         loop.call_soon(self.next_round)
+        self.is_counting = True  # last, as a signal's handler may raise anywhere
 
     def fits(self, share: float) -> bool:
         """Into what is left of this round; one of any size into an empty one."""
         return not self.spent or self.spent + share <= self.room
 
     def next_round(self) -> None:
-        self.rounds += 1
         loop = self.loop()
-        now = self.began if loop is None else loop.time()
-        self.spent, self.room, self.began = 0.0, min(_MOST, max(1.0, (now - self.began) / _LONG)), now
-        while self.waiting and self.fits(self.waiting[0][1]):
+        if loop is None:
+            self.is_counting = False
+            return
+        try:
+            self.rounds += 1
+            self.start(loop.time())
+            if self.waiting:
+                loop.call_soon(self.note_ours)
+                self.let_go()
+        finally:
+            if self.spent or self.waiting:
+                loop.call_soon(self.next_round)
+            else:
+                self.is_counting = False
+
+    def start(self, now: float) -> None:
+        others = (
+            0.0 if self.is_mixed else (self.ours or now) - self.began
+        )  # not ours: slow work would get more and more room
+        self.spent, self.room = 0.0, min(_MOST, max(1.0, others / _LONG))
+        self.began, self.ours, self.is_mixed = now, 0.0, False
+
+    def note_ours(self) -> None:
+        loop = self.loop()
+        self.ours = 0.0 if loop is None else loop.time()
+
+    def let_go(self) -> None:
+        """As many as there is room for; whoever was cancelled takes none."""
+        while self.waiting and (self.waiting[0][0].done() or self.fits(self.waiting[0][1])):
             waiter, share = self.waiting.popleft()
-            if not waiter.done():  # else it was cancelled
+            if not waiter.done():
                 waiter.set_result(None)
                 self.spent += share
-        if self.spent and loop is not None:
-            loop.call_soon(self.next_round)
-        else:
-            self.is_counting = False
 
 
 _here = threading.local()
@@ -74,7 +100,7 @@ def _queue() -> _Queue:
 
 
 def rounds() -> int:
-    """The number of this round of the running event loop: another one than in any that comes after it."""
+    """The number of this round of the running event loop: another one for whatever is scheduled after this is asked."""
     return _queue().rounds
 
 
@@ -86,6 +112,7 @@ def turn(share: float) -> asyncio.Future[None] | None:
     queue = _queue()
     if not queue.waiting and queue.fits(share):
         queue.spent += share
+        queue.is_mixed = True
         return None
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     queue.waiting.append((waiter, share))
