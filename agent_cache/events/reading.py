@@ -12,6 +12,7 @@ from agent_cache.events.lines import Recorded, from_line
 __all__ = ["Unread", "parts_of", "read_events"]
 
 _LONGEST_LINE = 1_000_000
+_BEGINS = '{"v":'
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ def read_events(
         unread: counts what could not be read.
 
     Raises:
-        ConfigurationError: a file is not there, cannot be read, or has lines of which none is an event.
+        ConfigurationError: a file is not there, cannot be read, or (told at its end) is one of something else.
     """
     passed = unread if unread is not None else Unread()
     for file in files:
@@ -45,21 +46,20 @@ def read_events(
                 passed.lost += found.lost
                 if found.event is not None:
                     yield found
-        if read.foreign and not read.events:
+        if read.foreign and not read.own:
             raise ConfigurationError(
                 "events",
                 str(file),
-                f"give a file that EventLog has written; none of its {read.foreign} lines is an event",
+                f"give a file that EventLog has written; none of its {read.foreign} lines begins as an event",
             )
 
 
 @dataclass(slots=True)
 class _Read:
-    """Lines of a file and what was rotated away from it."""
+    """Lines of a file and what was rotated away from it: how many begin as ours do, read or not, and how many do not."""
 
-    events: int = 0
+    own: int = 0
     foreign: int = 0
-    """Whole lines that are something else; one without an end was being written when its process ended."""
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -84,11 +84,15 @@ def _events(part: Path, unread: Unread, read: _Read) -> Iterator[Recorded]:
         with part.open("r", encoding="utf-8", errors="replace", newline="\n") as lines:
             while line := lines.readline(_LONGEST_LINE):
                 found = from_line(line)
+                if not line.strip():
+                    continue
+                if line.startswith(_BEGINS) or _BEGINS.startswith(line.rstrip()):  # the last one may have been cut off
+                    read.own += 1
+                else:
+                    read.foreign += 1
                 if found is not None:
-                    read.events += 1
                     yield found
-                elif line.strip():
+                else:
                     unread.lines += 1
-                    read.foreign += line.endswith("\n")
     except OSError as error:
         raise ConfigurationError("events", str(part), f"give a file that can be read ({error.strerror})") from error

@@ -173,18 +173,25 @@ def test_a_line_that_was_cut_off_costs_itself_only(tmp_path: Path) -> None:
     assert unread.lines == 1
 
 
-def test_a_file_of_something_else_is_refused_and_one_whose_first_line_was_cut_off_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", '{"v":1,"at":12', '{"v":1,"at":12\n', '{"', '{"v":99,"at":1.0,"new":1}\n'])
+def test_a_log_without_an_event_that_can_be_read_is_an_empty_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(text)
+    unread = Unread()
+    assert list(read_events([tmp_path / "events.jsonl"], unread=unread)) == []
+    assert unread.lines == bool(text)
+
+
+@pytest.mark.parametrize(
+    "text", [b'[2026-11-01] started\n{"level": "info"}\n', b'{"level": "info"}', b"\x1f\x8b\x08\0zipped"]
+)
+def test_a_file_of_something_else_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b'{"v":1,"at":12')
-    assert list(read_events([path])) == []
-    path.write_text('[2026-11-01] started\n{"level": "info"}\n')
-    with pytest.raises(ConfigurationError, match=r"events.*events\.jsonl.*none of its 2 lines is an event"):
+    path.write_bytes(text)
+    with pytest.raises(ConfigurationError, match=r"events.*events\.jsonl.*none of its \d lines begins as an event"):
         list(read_events([path]))
     with EventLog(path) as log:
         log.on_event(call("first"))
-    unread = Unread()
-    assert len(list(read_events([path], unread=unread))) == 1, "one event is enough"
-    assert unread.lines == 2
+    assert len(list(read_events([path]))) == 1, "one event is enough"
 
 
 class Full(io.FileIO):
