@@ -584,7 +584,7 @@ ANY, WHOLE = "sleeps of any length", "sleeps of whole milliseconds"
 LAG_ON = {
     ("select", ANY): "timers to the microsecond",
     ("epoll", ANY): "asyncio's own on Linux: idle or not, a timer waits for a whole number of milliseconds",
-    ("epoll", WHOLE): "the one length for which an idle epoll loop is punctual; any load costs up to 1 ms",
+    ("epoll", WHOLE): "for these an idle epoll loop is punctual; any load costs up to 1 ms",
 }
 """Selectors, with the lengths of the sleeps that are to be late: an agent's time-outs and pauses fall due whenever they do."""
 
