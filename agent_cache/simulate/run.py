@@ -218,15 +218,13 @@ class _Run:
             yield "The trace does not say when all of its calls were made: there the ttl is not applied."
         unknown = [t.tool for t in self._report.tools.values() if t.kind == "unknown"]
         if unknown:
-            named = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
-            yield f"No policy names {len(unknown)} of the tools ({named}): they are counted and not cached."
+            yield f"No policy names {len(unknown)} of the tools ({_some(sorted(unknown))}): they are counted and not cached."
         policies = self._rules.policies
         if policies is not None and len(self._report.tools) < _MAX_TOOLS:
             unused = list(policies.unused(self._report.tools))
             if unused:
-                named = ", ".join(map(repr, unused[:5])) + (", ..." if len(unused) > 5 else "")
-                tools = ", ".join(sorted(self._report.tools)[:5]) + (", ..." if len(self._report.tools) > 5 else "")
-                yield f"No call fits {named}; the tools of the trace are {tools or 'none'}."
+                tools = _some(sorted(self._report.tools)) or "none"
+                yield f"No call fits {_some([*map(repr, unused)])}; the tools of the trace are {tools}."
         if self._loops is not None and self._loops.given_up:
             yield f"{self._loops.given_up} sessions were interleaved too widely to follow their loops to the end."
         if self._untold:
@@ -236,6 +234,10 @@ class _Run:
             )
         if any(t.unanswered for t in self._report.tools.values()):
             yield "Calls whose result the trace does not have are counted, and nothing is said of them."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _key_of(call: Call, ignore: tuple[str, ...]) -> int:

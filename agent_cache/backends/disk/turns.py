@@ -41,40 +41,34 @@ class _Queue:
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """The first of many, it may be."""
         self.spent, self.room, self.began, self.ours = 0.0, 1.0, loop.time(), 0.0
-        loop.call_soon(self.next_round)
+        loop.call_soon(self.next_round, loop)
         self.is_counting = True  # last, as a signal's handler may raise anywhere
 
     def fits(self, share: float) -> bool:
         """Into what is left of this round; one of any size into an empty one."""
         return not self.spent or self.spent + share <= self.room
 
-    def next_round(self) -> None:
-        loop = self.loop()
-        if loop is None:
-            self.is_counting = False
-            return
+    def next_round(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self.rounds += 1
             self.start(loop.time())
             if self.waiting:
-                loop.call_soon(self.note_ours)
+                loop.call_soon(self.note_ours, loop)
                 self.let_go()
         finally:
             if self.spent or self.waiting:
-                loop.call_soon(self.next_round)
+                loop.call_soon(self.next_round, loop)
             else:
                 self.is_counting = False
 
     def start(self, now: float) -> None:
-        others = (
-            0.0 if self.is_mixed else (self.ours or now) - self.began
-        )  # not ours: slow work would get more and more room
+        # not ours: slow work would get more and more room
+        others = 0.0 if self.is_mixed else (self.ours or now) - self.began
         self.spent, self.room = 0.0, min(_MOST, max(1.0, others / _LONG))
         self.began, self.ours, self.is_mixed = now, 0.0, False
 
-    def note_ours(self) -> None:
-        loop = self.loop()
-        self.ours = 0.0 if loop is None else loop.time()
+    def note_ours(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ours = loop.time()
 
     def let_go(self) -> None:
         """As many as there is room for; whoever was cancelled takes none."""
